@@ -1,0 +1,275 @@
+"""Insisting: what to do when a call fails, for one request and for the endpoint as a whole."""
+
+import asyncio
+import math
+import random
+from collections.abc import Callable
+
+import anyio
+from msgspec.structs import replace
+
+from targen_async.chat import ChatClient
+from targen_async.errors import (
+    Denied,
+    ParseError,
+    RateLimited,
+    Rejected,
+    RunStopped,
+    ServerFault,
+    TargenError,
+    Unavailable,
+)
+from targen_async.records import ChatRequest, ChatResult
+
+BACK_OFF_CAP_S = 60.0
+_FAILURES_TO_OPEN = 5
+
+
+class Held(Exception):
+    """The endpoint went away while this call stood in line: nothing was sent."""
+
+
+class Breaker:
+    """What is known of one endpoint, shared by everybody who calls it.
+
+    It is *open* after five failures to serve with nothing served between: then one call at a time
+    goes out as a probe, after 1 s, 2 s, … 60 s, and everybody else waits. Anything the endpoint
+    answers closes it. A 429 with Retry-After holds everybody until then.
+
+    The run is given up when failures have gone on for `give_up_after_s` without one success. The
+    time is counted from the first failure after the last success, as an endpoint that nobody asks
+    is not silent; all waiting ends at that point at the latest, for one last try.
+    """
+
+    def __init__(self, *, give_up_after_s: float) -> None:
+        self.resume_at = -math.inf
+        self._give_up_after_s = give_up_after_s
+        self._failing_since: float | None = None
+        self._failures = 0
+        self._reason = ""
+        self._open = False
+        self._opened_at = 0.0
+        self._probe_at = 0.0
+        self._probe_delay_s = 1.0
+        self._prober: ChatRequest | None = None
+        self._changed = anyio.Event()
+        self._stopped = anyio.Event()
+        self._end: Callable[[], TargenError] | None = None
+
+    # ---- asked by callers
+
+    async def admit(self, request: ChatRequest) -> None:
+        """Wait until `request` may be sent. Raises Denied or RunStopped when none will be."""
+        while True:
+            self._raise_if_ended()
+            now = _now()
+            if now < self.resume_at:
+                await self._wait(self.resume_at)
+            elif not self._open:
+                return
+            elif self._prober is None and now >= self._probe_at:
+                self._prober = request
+                return
+            else:
+                await self._wait(self._probe_at if self._prober is None else math.inf)
+
+    def check(self, request: ChatRequest) -> None:
+        """The gate of `Limited`. Raises Held when `request` may no longer be sent."""
+        self._raise_if_ended()
+        if self._open and self._prober is not request:
+            raise Held
+        if _now() < self.resume_at:
+            raise Held
+
+    def leave(self, request: ChatRequest) -> None:
+        """`request` is back, whatever became of it. A probe makes room for the next."""
+        if self._prober is request:
+            self._prober = None
+            self._notify()
+
+    async def back_off(self, delay_s: float) -> None:
+        """Sleep, but not past the end of the run, which is raised."""
+        with anyio.CancelScope(deadline=min(_now() + delay_s, self._last_try_at())):
+            await self._stopped.wait()
+        self._raise_if_ended()
+
+    @property
+    def state(self) -> str:
+        """One line for a person."""
+        now = _now()
+        if self._end is not None:
+            return str(self._end())
+        if self._open:
+            then = "probing now" if self._prober else f"next probe in {self._in(self._probe_at)}"
+            return f"endpoint down for {now - self._opened_at:.0f} s: {self._reason}; {then}"
+        if now < self.resume_at:
+            return f"endpoint asked for a pause; next call in {self._in(self.resume_at)}"
+        return "endpoint up"
+
+    # ---- told by callers
+
+    def served(self) -> None:
+        """The endpoint did its work."""
+        self._failing_since = None
+        self._close()
+
+    def answered(self) -> None:
+        """The endpoint is there, but did not serve."""
+        self._close()
+
+    def limited(self, error: RateLimited) -> None:
+        """Everybody waits as long as the server asks."""
+        self._failed(error)
+        self._close()
+        if error.retry_after_s:
+            resume_at = min(_now() + error.retry_after_s, self._last_try_at())
+            self.resume_at = max(self.resume_at, resume_at)
+
+    def unavailable(self, error: Unavailable, request: ChatRequest) -> bool:
+        """Whether the breaker is open now, so that it does the waiting."""
+        self._failed(error)
+        self._failures += 1
+        now = _now()
+        if self._open:
+            if self._prober is request:
+                self._probe_delay_s = min(2 * self._probe_delay_s, BACK_OFF_CAP_S)
+                self._reason = str(error)
+                self._schedule_probe(error, now)
+        elif self._failures >= _FAILURES_TO_OPEN:
+            self._open = True
+            self._opened_at = now
+            self._reason = str(error)
+            self._probe_delay_s = 1.0
+            self._schedule_probe(error, now)
+        return self._open
+
+    def deny(self, error: Denied) -> None:
+        """No request can succeed: every caller is told so from now on."""
+        message, status, user_fault = str(error), error.status, error.user_fault
+        self._stop(lambda: Denied(message, status=status, user_fault=user_fault))
+
+    # ---- inside
+
+    def _schedule_probe(self, error: Unavailable, now: float) -> None:
+        delay_s = max(self._probe_delay_s, error.retry_after_s or 0.0)
+        self._probe_at = min(now + delay_s, self._last_try_at())
+        self._notify()
+
+    def _failed(self, error: RateLimited | Unavailable) -> None:
+        now = _now()
+        if self._failing_since is None:
+            self._failing_since = now
+        elif now >= self._last_try_at():
+            message = (
+                f"the endpoint has served nothing for {now - self._failing_since:.0f} s: {error}; "
+                "everything paid for is kept, and the same command goes on from there"
+            )
+            self._stop(lambda: RunStopped(message))
+            raise RunStopped(message) from error
+
+    def _last_try_at(self) -> float:
+        if self._failing_since is None:
+            return math.inf
+        return self._failing_since + self._give_up_after_s
+
+    def _stop(self, end: Callable[[], TargenError]) -> None:
+        # A fresh error for each caller: one object raised by many would collect their traces.
+        if self._end is None:
+            self._end = end
+        self._stopped.set()
+        self._notify()
+
+    def _raise_if_ended(self) -> None:
+        if self._end is not None:
+            raise self._end()
+
+    def _close(self) -> None:
+        self._failures = 0
+        if self._open:
+            self._open = False
+            self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def _wait(self, until: float) -> None:
+        with anyio.CancelScope(deadline=until):
+            await self._changed.wait()
+
+    def _in(self, when: float) -> str:
+        return f"{max(when - _now(), 0):.0f} s"
+
+
+class Retrying:
+    """Repeats calls that may yet succeed; sleeps outside the slots of the `Limited` inside it.
+
+    The `Limited` is given `breaker.check` as its gate, so that those who stand in line turn back
+    when the endpoint goes away. `ChatResult.attempts` counts answers that blame the request: the
+    final one and every ServerFault before it.
+    """
+
+    def __init__(
+        self,
+        inner: ChatClient,
+        *,
+        breaker: Breaker,
+        max_attempts: int = 5,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.max_attempts = max_attempts
+        self.breaker = breaker
+        self._inner = inner
+        self._rng = rng or random.Random()
+
+    async def complete(self, request: ChatRequest) -> ChatResult:
+        """One answer, however long it takes.
+
+        Raises ServerFault after `max_attempts`, Rejected and ParseError at once, and Denied or
+        RunStopped when the run cannot go on. Cancelling leaves nothing behind.
+        """
+        attempts = 0
+        tries = 0
+        while True:
+            await self.breaker.admit(request)
+            tries += 1
+            try:
+                result = await self._inner.complete(request)
+                self.breaker.served()
+                return replace(result, attempts=attempts + 1) if attempts else result
+            except Held:
+                tries -= 1
+                continue
+            except RateLimited as error:
+                self.breaker.limited(error)
+                delay_s = self._delay_s(tries, error.retry_after_s)
+            except Unavailable as error:
+                if self.breaker.unavailable(error, request):
+                    continue
+                delay_s = self._delay_s(tries, error.retry_after_s)
+            except ServerFault:
+                self.breaker.answered()
+                attempts += 1
+                if attempts >= self.max_attempts:
+                    raise
+                delay_s = self._delay_s(attempts, None)
+            except Denied as error:
+                self.breaker.deny(error)
+                raise
+            except (Rejected, ParseError) as error:
+                # Without a status it was refused at our own door: the endpoint was not asked.
+                if isinstance(error, ParseError) or error.status is not None:
+                    self.breaker.served()
+                raise
+            finally:
+                self.breaker.leave(request)
+            await self.breaker.back_off(delay_s)
+
+    def _delay_s(self, tries: int, retry_after_s: float | None) -> float:
+        """Exponential with full jitter; the server's wish is a floor."""
+        cap_s = min(BACK_OFF_CAP_S, 2.0 ** min(tries - 1, 10))
+        return max(self._rng.uniform(0, cap_s), retry_after_s or 0.0)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
