@@ -1,0 +1,219 @@
+"""The simulated model: a pure function of a request and the settings."""
+
+import random
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+from msgspec import Struct
+
+from targen_async.records import ChatRequest, Usage
+from targen_async.simulator import boolq, cb, copa, faults, filler
+from targen_async.simulator.contexts import contexts
+from targen_async.simulator.recognise import NO_LABEL, Ask, items_of, recognise
+from targen_async.simulator.settings import SimulatorSettings
+
+_BYTES_PER_TOKEN = 4
+_MESSAGE_TOKENS = 4
+_CHAT = "I am a simulated model: I answer the prompts of targen's tasks and know nothing else."
+_GRAMMARS = ("copa", "cb", "boolq")
+
+
+class SimulatedAnswer(Struct, frozen=True, kw_only=True):
+    """What the model says. `faults` names what was done wrong on purpose, such as `label_noise`."""
+
+    text: str
+    finish_reason: str
+    refusal: str | None
+    usage: Usage
+    stage: str
+    """A stage, or `other` for a prompt of no task."""
+    faults: tuple[str, ...] = ()
+
+
+def answer(request: ChatRequest, settings: SimulatorSettings) -> SimulatedAnswer:
+    """The answer to a request: equal requests under equal settings get equal answers."""
+    digest = _digest(request, settings)
+    # Two streams, so that a fault's rate does not change what the other answers say.
+    wording, luck = random.Random(digest), random.Random(digest ^ 1)
+    ask = recognise(request, settings.task_folders)
+    if ask is None:
+        return _finish(request, settings, luck, None, {"text": _CHAT}, [])
+    done: list[str] = []
+    if ask.stage == "correction":
+        content: dict[str, Any] = {"items": _verdicts(ask, settings, luck, done)}
+    elif ask.stage == "instances":
+        noisy = luck.random() < settings.label_noise
+        if noisy:
+            done.append("label_noise")
+        content = dict(_instance(ask, settings, wording, noisy))
+    else:
+        content = {ask.stage: _texts(ask, settings, wording)}
+    return _finish(request, settings, luck, ask, content, done)
+
+
+def gold(task: str, row: Mapping[str, Any], lexicon: str = "full") -> str | None:
+    """The true label of a row, recomputed from its fields alone; None if no grammar wrote it."""
+    small = lexicon == "small"
+    if task == "copa":
+        return copa.gold(row, small)
+    if task == "cb":
+        return cb.gold(row, small)
+    return boolq.gold(row, small) if task == "boolq" else None
+
+
+def prompt_tokens(request: ChatRequest) -> int:
+    """Tokens of the messages: a fourth of their bytes, and a few for each message."""
+    size = sum(len(message.content.encode("utf-8", "replace")) for message in request.messages)
+    return -(-size // _BYTES_PER_TOKEN) + _MESSAGE_TOKENS * len(request.messages)
+
+
+def _digest(request: ChatRequest, settings: SimulatorSettings) -> int:
+    asked = [
+        [message.role + message.content for message in request.messages],
+        request.schema_name,
+        request.json_schema,
+        request.model,
+        request.seed,
+        request.temperature,
+        request.max_tokens,
+        settings.random_seed,
+    ]
+    key = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
+    return int.from_bytes(blake2b(key, digest_size=16).digest(), "big")
+
+
+def _texts(ask: Ask, settings: SimulatorSettings, rng: random.Random) -> list[str]:
+    """Contexts or seeds."""
+    count, small = ask.count(), settings.lexicon == "small"
+    if ask.stage == "contexts":
+        if ask.task == "boolq":
+            return boolq.contexts(rng, count, small)
+        return contexts(rng, count, ask.axes())
+    if ask.task == "copa":
+        return copa.seeds(rng, count, ask.values.get("context", ""), small)
+    if ask.task == "cb":
+        return cb.seeds(rng, count, small)
+    if ask.task == "boolq":
+        return boolq.seeds(rng, count, ask.values.get("context", ""), ask.axes(), small)
+    return filler.seeds(rng, count, ask.known.seeds.kind if ask.known else "sentence")
+
+
+def _instance(
+    ask: Ask, settings: SimulatorSettings, rng: random.Random, noisy: bool
+) -> dict[str, str]:
+    small, seed = settings.lexicon == "small", ask.values.get("seed", "").strip()
+    if ask.task == "copa":
+        relation: copa.Relation = "effect" if "effect" in (ask.variant, *ask.axes()) else "cause"
+        return copa.instance(rng, seed, relation, small, noisy)
+    label = ask.label()
+    if noisy:
+        others = [name for name in _labels_of(ask) if name != label]
+        label = rng.choice(others) if others else label
+    if ask.task == "cb":
+        return cb.instance(rng, seed, label or "neutral", ask.axes(), small)
+    if ask.task == "boolq":
+        return boolq.instance(rng, seed, label == "true", ask.axes(), small)
+    bounds = {n: f.words for n, f in ask.known.fields.items()} if ask.known else {}
+    return filler.instance(rng, ask.outputs, label, bounds)
+
+
+def _labels_of(ask: Ask) -> tuple[str, ...]:
+    known = {
+        "copa": ("choice1", "choice2"),
+        "cb": ("entailment", "contradiction", "neutral"),
+        "boolq": ("true", "false"),
+    }
+    return ask.labels or known.get(ask.task, ())
+
+
+def _verdicts(
+    ask: Ask, settings: SimulatorSettings, luck: random.Random, done: list[str]
+) -> list[dict[str, str]]:
+    verdicts: list[dict[str, str]] = []
+    labels = _labels_of(ask)
+    for row in items_of(ask):
+        label = _judged(ask, settings, row) or NO_LABEL
+        if luck.random() < settings.corrector_error:
+            others = [name for name in labels if name != label]
+            label = luck.choice(others) if others else label
+            done.append("corrector_error")
+        verdicts.append({"id": str(row["id"]), "explanation": _reason(label), "label": label})
+    if verdicts and luck.random() < settings.missing_ids:
+        verdicts, name = faults.missing_ids(luck, verdicts)
+        done.append(name)
+    return verdicts
+
+
+def _judged(ask: Ask, settings: SimulatorSettings, row: Mapping[str, Any]) -> str | None:
+    if ask.task == "copa":
+        return copa.judge(row, settings.lexicon == "small")
+    if ask.task in _GRAMMARS:
+        return gold(ask.task, row, settings.lexicon)
+    return filler.judge(row, _labels_of(ask))
+
+
+def _reason(label: str) -> str:
+    if label == NO_LABEL:
+        return "The text does not fit any of the labels."
+    return "Reading the texts together, this is the only label that fits."
+
+
+def _finish(
+    request: ChatRequest,
+    settings: SimulatorSettings,
+    luck: random.Random,
+    ask: Ask | None,
+    content: dict[str, Any],
+    done: list[str],
+) -> SimulatedAnswer:
+    """The text of the content, after the faults that concern the whole answer."""
+    finish_reason, refusal = "stop", None
+    # All are drawn, whatever comes of them: one rate does not shift another's draws.
+    draws = {
+        name: luck.random() < getattr(settings, name)
+        for name in ("hostile", "free_text", "malformed", "refusals", "truncation")
+    }
+    if ask is None:
+        draws["hostile"] = draws["free_text"] = draws["malformed"] = False
+    if draws["hostile"]:
+        content = faults.hostile(luck, content)
+        done.append("hostile")
+    text = faults.dump(content) if ask else str(content["text"])
+    if draws["refusals"]:
+        text, refusal, name = _refused(luck)
+        done.append(name)
+    elif draws["free_text"]:
+        text = faults.free_text(content)
+        done.append("free_text")
+    elif draws["malformed"]:
+        text, name = faults.malformed(luck, content)
+        done.append(name)
+    elif draws["truncation"]:
+        text = text[: int(len(text) * luck.uniform(0.2, 0.9))]
+        finish_reason = "length"
+        done.append("truncation")
+    raw = text.encode("utf-8")
+    if request.max_tokens and len(raw) > request.max_tokens * _BYTES_PER_TOKEN:
+        raw = raw[: request.max_tokens * _BYTES_PER_TOKEN]
+        text, finish_reason = raw.decode("utf-8", "ignore"), "length"
+    said = len(raw) + len((refusal or "").encode())
+    usage = Usage(
+        prompt_tokens=prompt_tokens(request), completion_tokens=-(-said // _BYTES_PER_TOKEN)
+    )
+    return SimulatedAnswer(
+        text=text,
+        finish_reason=finish_reason,
+        refusal=refusal,
+        usage=usage,
+        stage=ask.stage if ask else "other",
+        faults=tuple(done),
+    )
+
+
+def _refused(luck: random.Random) -> tuple[str, str | None, str]:
+    words = luck.choice(faults.REFUSALS)
+    if luck.random() < 0.5:
+        return "", words, "refusals/field"
+    return words, None, "refusals/text"

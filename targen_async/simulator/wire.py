@@ -1,0 +1,131 @@
+"""OpenAI's JSON on the wire: request bodies in, completions and errors out."""
+
+from typing import Any
+
+import msgspec
+import orjson
+from msgspec import Struct, field
+
+from targen_async.records import ChatRequest, Message
+from targen_async.simulator.answers import SimulatedAnswer
+
+
+class BadRequest(Exception):
+    """A body that no chat completion can be made of. The message goes into the 400."""
+
+
+class _Part(Struct):
+    type: str = "text"
+    text: str = ""
+
+
+class _Message(Struct):
+    role: str
+    content: str | list[_Part] | None = None
+
+
+class _Schema(Struct):
+    name: str | None = None
+    schema: dict[str, Any] | None = None
+
+
+class _Format(Struct):
+    type: str = "text"
+    json_schema: _Schema | None = None
+    schema: dict[str, Any] | None = None
+    """Some endpoints take a schema beside `json_object`."""
+
+
+class _Body(Struct):
+    model: str
+    messages: list[_Message]
+    temperature: float | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    seed: int | None = None
+    n: int | None = None
+    stream: bool | None = None
+    response_format: _Format = field(default_factory=_Format)
+
+
+_decoder = msgspec.json.Decoder(_Body)
+_ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
+
+
+def read_request(raw: bytes) -> ChatRequest:
+    """The request of a body. Raises BadRequest."""
+    try:
+        body = _decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(str(error)) from error
+    if not body.messages:
+        raise BadRequest("`messages` is empty")
+    if body.stream or (body.n or 1) != 1:
+        raise BadRequest("the simulator neither streams nor gives more than one choice")
+    limit = body.max_completion_tokens or body.max_tokens
+    if limit is not None and limit < 1:
+        raise BadRequest("`max_tokens` must be at least 1")
+    schema = body.response_format.json_schema
+    return ChatRequest(
+        key="",
+        model=body.model,
+        messages=tuple(_message(message) for message in body.messages),
+        temperature=1.0 if body.temperature is None else body.temperature,
+        max_tokens=limit or 0,
+        seed=body.seed or 0,
+        schema_name=schema.name if schema else None,
+        json_schema=schema.schema if schema else body.response_format.schema,
+    )
+
+
+def _message(message: _Message) -> Message:
+    role = _ROLES.get(message.role)
+    if role is None:
+        raise BadRequest(f"unknown role {message.role!r}")
+    text = message.content or ""
+    if not isinstance(text, str):
+        text = "".join(part.text for part in text)
+    return msgspec.convert({"role": role, "content": text}, Message)
+
+
+def completion(number: int, created: int, model: str, answer: SimulatedAnswer) -> bytes:
+    """The body of a 200."""
+    usage = answer.usage
+    return orjson.dumps(
+        {
+            "id": f"chatcmpl-simulated-{number}",
+            "object": "chat.completion",
+            "created": created,
+            "model": model,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {
+                        "role": "assistant",
+                        "content": None if answer.refusal else answer.text,
+                        "refusal": answer.refusal,
+                    },
+                    "finish_reason": answer.finish_reason,
+                    "logprobs": None,
+                }
+            ],
+            "usage": {
+                "prompt_tokens": usage.prompt_tokens,
+                "completion_tokens": usage.completion_tokens,
+                "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+            },
+        }
+    )
+
+
+def error(message: str, kind: str, code: str | None = None) -> bytes:
+    """An error body in OpenAI's form."""
+    return orjson.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
+
+
+def model_list(models: tuple[str, ...]) -> bytes:
+    """The body of GET /v1/models."""
+    entries = [
+        {"id": name, "object": "model", "created": 0, "owned_by": "simulated"} for name in models
+    ]
+    return orjson.dumps({"object": "list", "data": entries})
