@@ -1,0 +1,156 @@
+"""Putting one question to a model: the journal answers when it can, else the client."""
+
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from targen_async.chat import ChatClient
+from targen_async.chat.wire import decode_completion
+from targen_async.control import RunControl
+from targen_async.errors import ChatError, Denied, ParseError, Rejected, RunStopped, ServerFault
+from targen_async.journal import Dead, Journal, Kind, body_of
+from targen_async.ledger import Ledger
+from targen_async.records import ChatRequest, ChatResult, Failure, StageName, Usage, add_usage
+from targen_async.stats import Stats
+
+ASKS = 3
+"""A question is put at most this often: once, and twice more when the answer is of no use."""
+CALL_FAULTS = ("rejected", "exhausted")
+"""Failures of the call itself: asking again in other words would not help."""
+FAILURE_TEXT = 4000
+"""Characters of a useless answer that failures.jsonl shows; the journal has all of it."""
+
+
+class Asked(Struct, frozen=True):
+    """An answer that could be read: `value` is what `parse` made of it."""
+
+    value: Any
+    result: ChatResult
+    wasted: Usage
+    """Of earlier answers to the same question that were of no use."""
+
+
+class Refused(Struct, frozen=True):
+    failure: Failure
+    wasted: Usage
+
+
+class Asker:
+    """Puts one question: from the journal when it knows the answer, else to the client."""
+
+    def __init__(
+        self,
+        client: ChatClient,
+        journal: Journal,
+        ledger: Ledger,
+        memos: dict[bytes, int],
+        control: RunControl,
+        stats: Stats,
+    ) -> None:
+        self.client = client
+        self._journal = journal
+        self._ledger = ledger
+        self._memos = memos
+        self._control = control
+        self._stats = stats
+
+    async def ask(
+        self,
+        stage: StageName,
+        question: Callable[[int], ChatRequest],
+        parse: Callable[[ChatResult], Any],
+        asks: int = ASKS,
+    ) -> Asked | Refused | None:
+        """Ask until an answer can be read, at most `asks` times; None: no new calls are taken.
+
+        A call that failed for good is journalled, so that a resumed run does not repeat it.
+        """
+        wasted = Usage()
+        failure: Failure | None = None
+        for number in range(asks):
+            request = question(number)
+            request = replace(request, memo=memo_of(request))
+            answer = await self.answer(stage, request)
+            if answer is None:
+                return None
+            if isinstance(answer, ChatResult):
+                try:
+                    return Asked(parse(answer), answer, wasted)
+                except ParseError as error:
+                    wasted = add_usage(wasted, answer.usage)
+                    failure = _failure(stage, request, error.kind, str(error), number, answer.text)
+            elif answer.kind in CALL_FAULTS:
+                return Refused(answer, wasted)
+            else:
+                failure = answer
+            self._stats.stage(stage).useless += 1
+        assert failure is not None
+        return Refused(failure, wasted)
+
+    async def answer(self, stage: StageName, request: ChatRequest) -> ChatResult | Failure | None:
+        """One asking: the answer or why there is none; None: no new calls are taken."""
+        known = self._remembered(stage, request)
+        if known is not None:
+            return known
+        if self._control.draining is not None:
+            return None
+        counters = self._stats.stage(stage)
+        counters.sent += 1
+        try:
+            result = await self.client.complete(request)
+        except ParseError as error:
+            return _failure(stage, request, error.kind, str(error), 0, None)
+        except (Rejected, ServerFault) as error:
+            kind = "rejected" if isinstance(error, Rejected) else "exhausted"
+            dead = Dead(memo=request.memo, kind=kind, message=str(error))
+            self._journal.append(Kind.DEAD, msgspec.msgpack.encode(dead))
+            return _failure(stage, request, kind, str(error), 0, None)
+        except (Denied, RunStopped) as error:
+            self._control.fail(error)
+            return None
+        finally:
+            counters.done += 1
+        self._ledger.used(result.usage)
+        return result
+
+    def _remembered(self, stage: StageName, request: ChatRequest) -> ChatResult | Failure | None:
+        """What the journal holds for this very request; None where it is to be sent."""
+        offset = self._memos.pop(request.memo, None)
+        if offset is None:
+            return None
+        frame = self._journal.read(offset)
+        if frame.kind == Kind.DEAD:
+            dead = msgspec.msgpack.decode(frame.payload, type=Dead)
+            return _failure(stage, request, dead.kind, dead.message, 0, None)
+        try:
+            return decode_completion(body_of(frame.payload), key=request.key, offset=offset)
+        except ParseError as error:
+            return _failure(stage, request, error.kind, str(error), 0, None)
+        except ChatError:
+            # An error object under status 200: it was retried at the time, and is again.
+            return None
+
+
+def _failure(
+    stage: StageName, request: ChatRequest, kind: str, message: str, number: int, text: str | None
+) -> Failure:
+    return Failure(
+        key=request.key.partition("~")[0],
+        stage=stage,
+        kind=kind,
+        message=message,
+        attempts=number + 1,
+        text=None if text is None else text[:FAILURE_TEXT],
+    )
+
+
+def memo_of(request: ChatRequest) -> bytes:
+    """Digest (16 bytes) of the plan key with all that is sent.
+
+    Two equal prompts of two plan keys stay two calls; address, key and limits have no part in it.
+    """
+    return blake2b(msgspec.msgpack.encode(request), digest_size=16).digest()

@@ -1,0 +1,185 @@
+"""A run's configuration: [data] is its identity, [delivery] may change between two starts."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+import tomli_w
+from msgspec import Meta, Struct, field
+
+from targen_async.errors import UserError
+
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+Price = Annotated[float, Meta(ge=0)]
+OPENAI_URL = "https://api.openai.com/v1"
+SIMULATED_MODEL = "targen-simulator"
+
+
+class Correction(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Step 4. `blind`: the judge sees neither label nor explanation; `shown`: the paper's way."""
+
+    mode: Literal["blind", "shown", "off"] = "blind"
+    votes: Literal[1, 3, 5, 7, 9] = 1
+    """Judgements a row; each has its own seed and item order."""
+    per_call: Count | None = None
+    """Rows a call; the task's own number where unset."""
+    model: str | None = None
+    """The judge; the generator where unset."""
+
+
+class Data(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What decides the rows. Changing it in an existing folder is refused."""
+
+    task: str
+    model: str = SIMULATED_MODEL
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    random_seed: Annotated[int, Meta(ge=0)] = 0
+    contexts: Count = 40
+    seeds_per_context: Count | None = None
+    """Seeds asked of a context in one call; the task's own number where unset."""
+    rows_per_seed: Count | None = None
+    """The task's own number where unset."""
+    near_duplicate: Annotated[float, Meta(ge=0.5, le=1)] = 0.8
+    """Rows whose character 5-grams have at least this Jaccard similarity are near duplicates."""
+    correction: Correction = field(default_factory=Correction)
+    simulator: dict[str, bool | int | float | str] | None = None
+    """Settings of the embedded simulator, as in `targen simulate --help`; it shapes the rows."""
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the endpoint allows."""
+
+    requests_per_minute: Annotated[float, Meta(gt=0)] | None = None
+    tokens_per_minute: Annotated[float, Meta(gt=0)] | None = None
+    max_in_flight: Count = 64
+
+
+class Timeouts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    connect_s: Seconds = 10.0
+    read_s: Seconds = 120.0
+    """Longest silence while an answer is being read."""
+    total_s: Seconds = 600.0
+
+
+class Prices(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """US dollars for a million tokens. Zero: the cost is not known and not shown."""
+
+    usd_per_million_prompt_tokens: Price = 0.0
+    usd_per_million_completion_tokens: Price = 0.0
+
+
+class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much is wanted and how it is fetched."""
+
+    n: Count = 200
+    base_url: str | None = None
+    """Where the endpoint is, as http://host:port/v1. Unset: OpenAI, or for the simulated model a
+    simulator of our own."""
+    api_key_env: str = "OPENAI_API_KEY"
+    limits: Limits = field(default_factory=Limits)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    prices: Prices = field(default_factory=Prices)
+    give_up_after_s: Seconds = 3600.0
+    """How long the endpoint may give nothing before the run stops."""
+    drain_s: Annotated[float, Meta(ge=0)] = 30.0
+    """How long calls already sent may take to arrive once nothing more is wanted."""
+    rows_per_shard: Count = 10_000
+    window: Annotated[int, Meta(ge=1024)] = 65_536
+    """Most row slots between the first that is not committed and the last that was sent."""
+
+
+class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    data: Data
+    delivery: Delivery = field(default_factory=Delivery)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of [data]: the identity of a run."""
+        return sha256(msgspec.json.encode(self.data, order="deterministic")).hexdigest()
+
+
+def load(path: Path | None, overrides: Mapping[str, Any] | Sequence[tuple[str, Any]]) -> RunConfig:
+    """Read a TOML file (None: nothing but the defaults) and lay `data.x.y = value` overrides on it.
+
+    Raises UserError with the file and the dotted key.
+    """
+    raw: dict[str, Any] = {}
+    if path is not None:
+        try:
+            raw = tomllib.loads(path.read_text("utf-8"))
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8 text: {error.reason}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"{path} is not valid TOML: {error}") from error
+    pairs = overrides.items() if isinstance(overrides, Mapping) else overrides
+    for dotted, value in pairs:
+        _put(raw, dotted, value)
+    return decode(raw, str(path) if path else "the command line")
+
+
+def _put(raw: dict[str, Any], dotted: str, value: Any) -> None:  # noqa: ANN401
+    *parents, last = dotted.split(".")
+    table = raw
+    for name in parents:
+        inner = table.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"`{dotted}`: `{name}` is a value, not a table")
+        table = inner
+    table[last] = value
+
+
+def decode(raw: Mapping[str, Any], source: str) -> RunConfig:
+    """Decode and check a configuration. Raises UserError naming `source` and the key."""
+    if not raw.get("data", {}).get("task"):
+        raise UserError(f"{source}: no task: name one, as in `targen generate copa`")
+    try:
+        config = msgspec.convert(raw, RunConfig)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{source}: {error}") from error
+    if config.delivery.base_url is not None:
+        _check_url(config.delivery.base_url, source)
+    return config
+
+
+def _check_url(base_url: str, source: str) -> None:
+    url = urlsplit(base_url)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise UserError(
+            f"{source}: `delivery.base_url` must be like http://127.0.0.1:8000/v1, not {base_url!r}"
+        )
+    if url.username or url.password or url.query:
+        raise UserError(
+            f"{source}: `delivery.base_url` carries credentials or a query; put the key into an "
+            "environment variable and name it in `delivery.api_key_env`"
+        )
+
+
+def dump(config: RunConfig) -> str:
+    """The configuration as TOML, complete and without secrets."""
+    raw = msgspec.to_builtins(config)
+    return tomli_w.dumps(_without_none(raw))
+
+
+def _without_none(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def differences(old: Struct, new: Struct, path: str = "data") -> list[str]:
+    """Every changed key of two configurations, as ``data.temperature: 1.0 -> 0.7``."""
+    lines: list[str] = []
+    for name in old.__struct_fields__:
+        before, after = getattr(old, name), getattr(new, name)
+        if isinstance(before, Struct) and isinstance(after, Struct):
+            lines += differences(before, after, f"{path}.{name}")
+        elif before != after:
+            lines.append(f"{path}.{name}: {before!r} -> {after!r}")
+    return lines

@@ -1,0 +1,95 @@
+"""What the stages tell each other against the stream: demand upstream, and the wish to stop."""
+
+from collections.abc import Callable
+
+import anyio
+
+from targen_async.errors import TargenError
+
+
+class Signal:
+    """Wakes everyone who waits for a change. Waiters look again for themselves."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def notify(self) -> None:
+        self._event.set()
+        self._event = anyio.Event()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await self._event.wait()
+
+
+class RunControl:
+    """Whether new calls may be sent. Calls already sent are always waited for."""
+
+    def __init__(self) -> None:
+        self.changed = Signal()
+        self.draining: str | None = None
+        """Why nothing new is sent any more."""
+        self.error: TargenError | None = None
+        """What ended the run, to be raised once the calls under way are in."""
+
+    def drain(self, reason: str) -> None:
+        if self.draining is None:
+            self.draining = reason
+            self.changed.notify()
+
+    def fail(self, error: TargenError) -> None:
+        """The run cannot go on: drain, then raise the first error."""
+        if self.error is None:
+            self.error = error
+        self.drain(str(error))
+
+
+class Demand:
+    """How many calls a source should have made by now.
+
+    A source makes the next call while what was accepted and what the calls under way should bring
+    fall short of `needed`. Only *when* a call is made depends on it, never what it asks for.
+    """
+
+    def __init__(self, control: RunControl, *, per_call: int, needed: int, accepted: int) -> None:
+        self._control = control
+        self._per_call = per_call
+        self.needed = needed
+        self.accepted = accepted
+        self._offered = 0
+        self._gained = 0
+        self._outstanding = 0
+        self.closed = False
+
+    def need(self, count: int) -> None:
+        """At least `count` in all are wanted."""
+        self.needed = max(self.needed, count)
+        self._control.changed.notify()
+
+    def settle(self, gained: int) -> None:
+        """One call has come back with `gained` accepted items."""
+        self._outstanding -= 1
+        self._offered += self._per_call
+        self._gained += gained
+        self.accepted += gained
+        self._control.changed.notify()
+
+    def close(self) -> None:
+        self.closed = True
+        self._control.changed.notify()
+
+    async def next_call(self) -> bool:
+        """Wait until another call is due; False when there will be none."""
+        await self._control.changed.until(lambda: self._over() or self._short())
+        if self._over():
+            return False
+        self._outstanding += 1
+        return True
+
+    def _over(self) -> bool:
+        return self.closed or self._control.draining is not None
+
+    def _short(self) -> bool:
+        rate = (self._gained + self._per_call) / (self._offered + self._per_call)
+        coming = self._outstanding * self._per_call * min(1.0, rate)
+        return self.accepted + coming < self.needed

@@ -1,0 +1,45 @@
+"""The embedded simulator: a child process that stands in for an endpoint when none is configured."""
+
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from subprocess import DEVNULL, PIPE
+from typing import Any
+
+import anyio
+import msgspec
+import orjson
+
+from targen_async.errors import RunStopped, UserError
+from targen_async.simulator.settings import SimulatorSettings
+
+_START_TIMEOUT_S = 30.0
+
+
+@asynccontextmanager
+async def embedded_simulator(settings: Mapping[str, Any]) -> AsyncIterator[str]:
+    """Run a simulator on a free port of this machine; yields its base URL.
+
+    The child ends with this process, however that ends: it watches its standard input.
+    """
+    try:
+        msgspec.convert(settings, SimulatorSettings)
+    except msgspec.ValidationError as error:
+        raise UserError(f"`data.simulator`: {error}") from error
+    command = [sys.executable, "-m", "targen_async.simulator", "--port", "0"]
+    command += ["--exit-with-parent", "--settings", orjson.dumps(settings).decode()]
+    async with await anyio.open_process(
+        command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True
+    ) as child:
+        try:
+            with anyio.move_on_after(_START_TIMEOUT_S):
+                line = b""
+                while child.stdout is not None and not line.endswith(b"\n"):
+                    line += await child.stdout.receive()
+                yield f"http://127.0.0.1:{orjson.loads(line)['port']}/v1"
+                return
+        except anyio.EndOfStream as error:
+            raise RunStopped("the embedded simulator ended before it was ready") from error
+        finally:
+            child.kill()
+        raise RunStopped(f"the embedded simulator was not ready within {_START_TIMEOUT_S:.0f} s")

@@ -1,0 +1,304 @@
+"""generate(): the one place where all parts of a run are put together."""
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import anyio
+
+from targen_async.ask import Asker
+from targen_async.chat import ChatClient
+from targen_async.chat.http import HttpChat
+from targen_async.chat.limit import Limited
+from targen_async.chat.retry import Breaker, Retrying
+from targen_async.commit import Committer
+from targen_async.config import OPENAI_URL, SIMULATED_MODEL, RunConfig
+from targen_async.control import Demand, RunControl
+from targen_async.embedded import embedded_simulator
+from targen_async.errors import TargenError, UserError
+from targen_async.manifest import Manifest, State, make_manifest
+from targen_async.opening import Parts, open_parts
+from targen_async.pipeline import Stage, each, run_stages
+from targen_async.points import Contexts, Seeds
+from targen_async.probe import Probed, probe
+from targen_async.rundir import Lock, open_folder, settle_config, write_manifest
+from targen_async.slots import Blocks, Slots, unjudged
+from targen_async.stages import Steps
+from targen_async.stats import Stats
+from targen_async.tasks import load_task
+
+Say = Callable[[str], None]
+MANIFEST_EVERY_S = 2.0
+COMMIT_CAPACITY = 1024
+PROBE_PATIENCE_S = 10.0
+"""How long the first call may find nobody: later a silent endpoint is waited for, but an address
+that never answered is more likely wrong."""
+SIMULATED_NOTICE = (
+    "SIMULATED: these rows come from the built-in simulator, not from a language model. "
+    "For a real one give --model NAME (and --base-url URL, or the key in OPENAI_API_KEY)."
+)
+
+
+async def generate(
+    config: RunConfig,
+    out: Path | str,
+    *,
+    control: RunControl | None = None,
+    stats: Stats | None = None,
+    say: Callable[[str], None] | None = None,
+    accept_task_change: bool = False,
+) -> Manifest:
+    """Make `config.delivery.n` rows in the folder `out`, or go on where an earlier start ended.
+
+    `control.drain()` stops sending and returns when the calls under way are in; `stats` is updated
+    as the run goes; `say` gets a line for each thing a person should know. Returns the manifest;
+    its state is `stopped` when the run was drained. Raises UserError for a mistake in the input,
+    RunStopped or Denied when the run cannot go on. Cancelling abandons calls under way; however it
+    ends, what was paid for is on disk and the same call resumes it.
+    """
+    control = control or RunControl()
+    folder = Path(out)
+    task = load_task(config.data.task)
+    open_folder(folder)
+    with Lock(folder):
+        settle_config(folder, config)
+        async with AsyncExitStack() as stack:
+            parts = stack.enter_context(
+                open_parts(config, task, folder, accept_task_change=accept_task_change)
+            )
+            base_url, api_key = await stack.enter_async_context(_endpoint(config))
+            run = _Run(config, parts, control, stats or Stats(), say or (lambda _line: None))
+            await run.go(base_url, api_key)
+            if control.error is not None:
+                raise control.error
+            return run.manifest(final=True)
+
+
+def generate_sync(config: RunConfig, out: Path | str, **options: object) -> Manifest:
+    """`generate` for callers without an event loop; same arguments, result and errors."""
+
+    async def main() -> Manifest:
+        return await generate(config, out, **options)  # type: ignore[arg-type]
+
+    return anyio.run(main, backend_options={"use_uvloop": True})
+
+
+@asynccontextmanager
+async def _endpoint(config: RunConfig) -> AsyncIterator[tuple[str, str | None]]:
+    """Base URL and key of the endpoint; starts the embedded simulator where none is configured."""
+    api_key = os.environ.get(config.delivery.api_key_env) or None
+    if config.delivery.base_url is not None:
+        yield config.delivery.base_url, api_key
+    elif config.data.model == SIMULATED_MODEL:
+        async with embedded_simulator(config.data.simulator or {}) as base_url:
+            yield base_url, None
+    elif api_key is None:
+        raise UserError(
+            f"no API key: put it into the environment variable {config.delivery.api_key_env}, "
+            "name another in `delivery.api_key_env`, or give --base-url for a server of your own"
+        )
+    else:
+        yield OPENAI_URL, api_key
+
+
+class _Run:
+    """One start of a run, from the open journal to the last checkpoint."""
+
+    def __init__(
+        self, config: RunConfig, parts: Parts, control: RunControl, stats: Stats, say: Say
+    ) -> None:
+        self.config = config
+        self.parts = parts
+        self.control = control
+        self.stats = stats
+        self.say = say
+        data, task = config.data, parts.rows.task
+        self.simulated = data.model == SIMULATED_MODEL
+        self.rows_per_seed = data.rows_per_seed or task.instances.rows_per_seed
+        self.block_size = data.correction.per_call or task.correction.per_call
+        self.context_demand = Demand(
+            control, per_call=task.contexts.per_call, needed=data.contexts, accepted=0
+        )
+        self.seed_demand = Demand(
+            control,
+            per_call=data.seeds_per_context or task.seeds.per_call,
+            needed=0,
+            accepted=parts.state.seeds.index,
+        )
+        self.contexts = Contexts(parts.rows, data, self.context_demand)
+        self.committer = Committer(
+            parts.state,
+            parts.found.targets,
+            rows=parts.rows,
+            plan=parts.plan,
+            journal=parts.journal,
+            files=parts.files,
+            gate=parts.gate,
+            control=control,
+            seed_demand=self.seed_demand,
+            stats=stats,
+            voters=0 if data.correction.mode == "off" else data.correction.votes,
+            block_size=self.block_size,
+            rows_per_seed=self.rows_per_seed,
+        )
+
+    async def go(self, base_url: str, api_key: str | None) -> None:
+        """Run the stages until n is delivered or nothing more can be had; then checkpoint."""
+        delivery = self.config.delivery
+        recorder = self.parts.ledger
+        http = HttpChat(
+            base_url,
+            api_key,
+            recorder=recorder,
+            connect_timeout_s=delivery.timeouts.connect_s,
+            read_timeout_s=delivery.timeouts.read_s,
+            total_timeout_s=delivery.timeouts.total_s,
+            max_in_flight=delivery.limits.max_in_flight,
+        )
+        try:
+            async with http, anyio.create_task_group() as background:
+                background.start_soon(self.parts.journal.keep_synced)
+                background.start_soon(self._keep_manifest)
+                await self._run_stages(http)
+                background.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise _first_cause(group) from None
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.committer.finish()
+                write_manifest(self.parts.folder, self.manifest(final=True))
+
+    async def _run_stages(self, http: HttpChat) -> None:
+        limits = self.config.delivery.limits
+        patience_s = self.config.delivery.give_up_after_s
+        asker = self._asker(
+            Retrying(http, breaker=Breaker(give_up_after_s=min(patience_s, PROBE_PATIENCE_S)))
+        )
+        probed = await probe(asker, self.parts.rows.task.name, self.config.data)
+        if probed is None:
+            return
+        self._announce(probed)
+        breaker = Breaker(give_up_after_s=patience_s)
+        limited = Limited(
+            http,
+            gate=breaker.check,
+            max_in_flight=limits.max_in_flight,
+            requests_per_minute=limits.requests_per_minute,
+            tokens_per_minute=limits.tokens_per_minute,
+        )
+        asker.client = Retrying(limited, breaker=breaker)
+        self.stats.endpoint = lambda: breaker.state
+        self.stats.in_flight = lambda: limited.in_flight
+        steps = Steps(asker, self.parts.rows, self.config.data, plain=probed.plain)
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._end_drain, scope)
+                await run_stages(self._stages(steps))
+                group.cancel_scope.cancel()
+
+    def _stages(self, steps: Steps) -> list[Stage]:
+        parts, data, delivery = self.parts, self.config.data, self.config.delivery
+        task = parts.rows.task
+        calls = delivery.limits.max_in_flight
+        seeds = Seeds(
+            parts.rows, data, parts.gate, self.seed_demand, parts.state.seeds, steps.seeds_per_call
+        )
+        slots = Slots(
+            task,
+            parts.plan,
+            self.control,
+            rows_per_seed=self.rows_per_seed,
+            random_seed=data.random_seed,
+            start=parts.state.restart_slot,
+            window=delivery.window,
+        )
+        blocks = Blocks(
+            task,
+            parts.plan,
+            size=self.block_size,
+            rows_per_seed=self.rows_per_seed,
+            random_seed=data.random_seed,
+        )
+        gather = unjudged if data.correction.mode == "off" else blocks.work
+        few = min(calls, max(4, calls // 8))
+        return [
+            Stage(name="context-calls", work=self.contexts.calls),
+            Stage(name="contexts", work=each(steps.contexts), workers=min(calls, 4)),
+            Stage(name="context-point", work=self.contexts.point),
+            Stage(name="seed-calls", work=seeds.calls),
+            Stage(name="seeds", work=each(steps.seeds), workers=few),
+            Stage(name="seed-point", work=seeds.point),
+            Stage(name="slots", work=slots.work),
+            Stage(name="instances", work=each(steps.instances), workers=calls),
+            Stage(name="blocks", work=gather),
+            Stage(name="correction", work=each(steps.correction), workers=calls),
+            Stage(name="commit", work=self.committer.work, capacity=COMMIT_CAPACITY),
+        ]
+
+    def _asker(self, client: ChatClient) -> Asker:
+        parts = self.parts
+        return Asker(
+            client, parts.journal, parts.ledger, parts.found.memos, self.control, self.stats
+        )
+
+    def _announce(self, probed: Probed) -> None:
+        self.simulated = probed.simulated
+        if probed.simulated:
+            self.say(SIMULATED_NOTICE)
+        if probed.plain:
+            self.say("the endpoint takes no JSON schema: answers are asked for in words")
+
+    async def _end_drain(self, scope: anyio.CancelScope) -> None:
+        """Give calls under way `drain_s` to arrive, then abandon them."""
+        await self.control.changed.until(lambda: self.control.draining is not None)
+        await anyio.sleep(self.config.delivery.drain_s)
+        scope.cancel()
+
+    async def _keep_manifest(self) -> None:
+        while True:
+            await anyio.sleep(MANIFEST_EVERY_S)
+            write_manifest(self.parts.folder, self.manifest(final=False))
+
+    def manifest(self, *, final: bool) -> Manifest:
+        """What the folder holds at the last checkpoint."""
+        parts = self.parts
+        state: State = "running"
+        if final:
+            state = "complete" if parts.plan.done else "stopped"
+        broken = []
+        if parts.found.dead:
+            broken.append(f"{parts.found.dead} calls failed for good")
+        if len(parts.found.targets) > 1:
+            broken.append("n was raised")
+        if parts.found.task_changes:
+            broken.append("the task was changed")
+        return make_manifest(
+            state=state,
+            reason=self.control.draining or "",
+            simulated=self.simulated,
+            task=parts.rows.task,
+            task_digest=parts.found.task_digest,
+            config=self.config,
+            commit=parts.state,
+            plan=parts.plan,
+            ledger=parts.ledger,
+            surplus=len(parts.gate.surplus()),
+            identity_broken_by=broken,
+            contexts_missing=self.contexts.shortfall,
+        )
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What went wrong first, out of the groups that task groups wrap it in; our own errors first."""
+    causes: list[BaseException] = []
+
+    def collect(one: BaseException) -> None:
+        if isinstance(one, BaseExceptionGroup):
+            for inner in one.exceptions:
+                collect(inner)
+        else:
+            causes.append(one)
+
+    collect(error)
+    return next((cause for cause in causes if isinstance(cause, TargenError)), causes[0])

@@ -1,0 +1,309 @@
+"""The journal: the only truth of a run, an append-only file of framed records.
+
+Frame: magic `tJ`, kind (1 byte), 0, payload length (u32), CRC-32 of kind, length and payload (u32),
+payload; little-endian. Everything else in a run's folder can be made again from this file.
+
+Three records follow one call: an intent before it is sent, then the raw answer before any parser
+sees it, or a void when the server answered with a clean error. An intent with neither is *in
+doubt*: the server may have served, and charged for, an answer that never arrived.
+"""
+
+import errno
+import os
+import zlib
+from collections.abc import Iterator
+from enum import IntEnum
+from pathlib import Path
+from struct import Struct as Layout
+from typing import NamedTuple
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from targen_async.errors import RunStopped, UserError
+
+VERSION = 1
+MAGIC = b"tJ"
+_HEADER = Layout("<2sBxII")
+_INTENT = Layout("<16sIIB")
+_ANSWER = Layout("<Q")
+_CRC_PREFIX = Layout("<BI")
+_CHUNK_BYTES = 1 << 20
+MAX_PAYLOAD_BYTES = 1 << 28
+SYNC_INTERVAL_S = 0.05
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+class Kind(IntEnum):
+    OPENED = 1
+    TARGET = 2
+    INTENT = 3
+    ANSWER = 4
+    VOID = 5
+    DEAD = 6
+    CHECKPOINT = 7
+    TASK_CHANGED = 8
+
+
+class Opened(msgspec.Struct, frozen=True, kw_only=True):
+    """First record: which journal this is."""
+
+    version: int
+    data_digest: str
+    task_digest: str
+
+
+class TaskChanged(msgspec.Struct, frozen=True, kw_only=True):
+    """From here on the task's prompts are others, with the user's consent."""
+
+    task_digest: str
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """From row slot `slot` on, the run aims at `n` rows."""
+
+    slot: int
+    n: int
+
+
+class Dead(msgspec.Struct, frozen=True, kw_only=True):
+    """A call that ended without an answer for good."""
+
+    memo: bytes
+    kind: str
+    message: str
+
+
+class Intent(NamedTuple):
+    """What a call would cost at worst, known before it is sent."""
+
+    memo: bytes
+    prompt_bytes: int
+    max_tokens: int
+    key: str
+
+
+class Frame(NamedTuple):
+    offset: int
+    kind: int
+    payload: bytes
+
+
+class Journal:
+    """Owns the journal file of one run. One writer; reads are by offset.
+
+    `append` is one write(2), so that what it returns from survives kill -9; `synced` tells how far
+    the file is safe from power loss. A full disk raises RunStopped after giving up the reserve, so
+    that answers already on their way still find room.
+    """
+
+    def __init__(self, path: Path, *, reserve_bytes: int = 0) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self.end = os.fstat(self._fd).st_size
+        self.synced = 0
+        self.full: str | None = None
+        """Why nothing more may be sent, once the disk has been full."""
+        self._dirty = anyio.Event()
+        self._sync_lock = anyio.Lock()
+        self._reserve = path.with_name("reserve.bin")
+        if reserve_bytes:
+            self._make_reserve(reserve_bytes)
+
+    def _make_reserve(self, size: int) -> None:
+        try:
+            with open(self._reserve, "wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            self._reserve.unlink(missing_ok=True)
+            raise UserError(
+                f"no room for a run at {self.path.parent}: {size >> 10} KiB could not be reserved "
+                f"({os.strerror(error.errno or 0)}); free some space or choose another --out"
+            ) from error
+
+    # ---- writing
+
+    def append(self, kind: Kind, payload: bytes) -> int:
+        """Write one record and return its offset. Not yet safe from power loss: see `sync`."""
+        crc = zlib.crc32(payload, zlib.crc32(_CRC_PREFIX.pack(kind, len(payload))))
+        frame = _HEADER.pack(MAGIC, kind, len(payload), crc) + payload
+        offset = self.end
+        try:
+            self._write(frame, offset)
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            self._on_full(error, frame, offset)
+        self.end = offset + len(frame)
+        if not self._dirty.is_set():
+            self._dirty.set()
+        return offset
+
+    def _write(self, frame: bytes, offset: int) -> None:
+        written = os.pwrite(self._fd, frame, offset)
+        while written < len(frame):
+            written += os.pwrite(self._fd, frame[written:], offset + written)
+
+    def _on_full(self, error: OSError, frame: bytes, offset: int) -> None:
+        """Give up the reserve and write once more; a second refusal stops the run."""
+        self.full = (
+            f"cannot write {self.path}: {os.strerror(error.errno or 0).lower()}; "
+            "free some space and start the same command again"
+        )
+        self._reserve.unlink(missing_ok=True)
+        try:
+            self._write(frame, offset)
+        except OSError as again:
+            os.ftruncate(self._fd, offset)
+            raise RunStopped(self.full) from again
+
+    def intent(self, intent: Intent) -> int:
+        """Record that a call is about to be sent; returns the ticket of its answer or void."""
+        if self.full:
+            raise RunStopped(self.full)
+        key = intent.key.encode()
+        head = _INTENT.pack(intent.memo, intent.prompt_bytes, intent.max_tokens, len(key))
+        return self.append(Kind.INTENT, head + key)
+
+    def answer(self, ticket: int, body: bytes) -> int:
+        """Keep the raw body of an answer, before anything parses it; returns its offset."""
+        return self.append(Kind.ANSWER, _ANSWER.pack(ticket) + body)
+
+    def void(self, ticket: int, reason: str) -> None:
+        """The attempt was refused cleanly: nothing was served for `ticket`."""
+        self.append(Kind.VOID, _ANSWER.pack(ticket) + reason[:200].encode())
+
+    # ---- durability
+
+    async def sync(self) -> None:
+        """Return once everything appended before the call is on the disk."""
+        goal = self.end
+        async with self._sync_lock:
+            if self.synced >= goal:
+                return
+            goal = self.end
+            try:
+                await anyio.to_thread.run_sync(os.fdatasync, self._fd)
+            except OSError as error:
+                raise RunStopped(
+                    f"cannot write {self.path}: {os.strerror(error.errno or 0).lower()}"
+                ) from error
+            self.synced = max(self.synced, goal)
+
+    async def keep_synced(self) -> None:
+        """Group commit: fsync in a thread at most 100 ms after a write. Runs forever."""
+        while True:
+            await self._dirty.wait()
+            self._dirty = anyio.Event()
+            await anyio.sleep(SYNC_INTERVAL_S)
+            await self.sync()
+
+    def close(self) -> None:
+        os.close(self._fd)
+        self._reserve.unlink(missing_ok=True)
+
+    # ---- reading
+
+    def read(self, offset: int) -> Frame:
+        """The record at `offset`. Raises RunStopped when it is damaged."""
+        head = os.pread(self._fd, _HEADER.size, offset)
+        if len(head) == _HEADER.size:
+            magic, kind, length, crc = _HEADER.unpack(head)
+            payload = os.pread(self._fd, length, offset + _HEADER.size)
+            if magic == MAGIC and len(payload) == length and crc == _checksum(kind, payload):
+                return Frame(offset, kind, payload)
+        raise RunStopped(f"{self.path} is damaged at byte {offset}: restore it from a copy")
+
+    def read_answer(self, offset: int) -> bytes:
+        """The raw body of the answer at `offset`."""
+        return self.read(offset).payload[_ANSWER.size :]
+
+    def cut_torn_tail(self) -> None:
+        """Cut what a kill or a power loss left half-written at the very end."""
+        end = valid_end(self.path)
+        if end < self.end:
+            os.ftruncate(self._fd, end)
+            self.end = end
+
+
+def parse_intent(payload: bytes) -> Intent:
+    memo, prompt_bytes, max_tokens, key_bytes = _INTENT.unpack_from(payload)
+    key = payload[_INTENT.size : _INTENT.size + key_bytes].decode()
+    return Intent(memo, prompt_bytes, max_tokens, key)
+
+
+def ticket_of(payload: bytes) -> int:
+    """The intent that an answer or a void belongs to."""
+    ticket: int = _ANSWER.unpack_from(payload)[0]
+    return ticket
+
+
+def body_of(payload: bytes) -> bytes:
+    """The raw answer in an ANSWER record's payload."""
+    return payload[_ANSWER.size :]
+
+
+def _checksum(kind: int, payload: bytes) -> int:
+    return zlib.crc32(payload, zlib.crc32(_CRC_PREFIX.pack(kind, len(payload))))
+
+
+def frames(path: Path) -> Iterator[Frame]:
+    """Every whole record of a journal in order; ends silently at the first that is not."""
+    with open(path, "rb") as file:
+        offset = 0
+        buffer = b""
+        position = 0
+        while True:
+            while len(buffer) - position >= _HEADER.size:
+                magic, kind, length, crc = _HEADER.unpack_from(buffer, position)
+                stop = position + _HEADER.size + length
+                if magic != MAGIC or length > MAX_PAYLOAD_BYTES:
+                    return
+                if stop > len(buffer):
+                    break
+                payload = buffer[position + _HEADER.size : stop]
+                if crc != _checksum(kind, payload):
+                    return
+                yield Frame(offset, kind, payload)
+                offset += stop - position
+                position = stop
+            chunk = file.read(_CHUNK_BYTES)
+            if not chunk:
+                return
+            buffer = buffer[position:] + chunk
+            position = 0
+
+
+def valid_end(path: Path) -> int:
+    """Where the last whole record ends.
+
+    Raises RunStopped when a whole record follows the unreadable place: that is damage, not a torn
+    tail, and cutting it would throw paid answers away.
+    """
+    end = 0
+    for frame in frames(path):
+        end = frame.offset + _HEADER.size + len(frame.payload)
+    size = path.stat().st_size
+    if end < size and _whole_record_after(path, end, size):
+        raise RunStopped(
+            f"{path} is damaged at byte {end} and intact records follow: nothing was touched; "
+            "restore the file from a copy, or start a new run in another folder"
+        )
+    return end
+
+
+def _whole_record_after(path: Path, start: int, size: int) -> bool:
+    """Is there any intact record behind `start`? Looks at every place that bears the magic."""
+    with open(path, "rb") as file:
+        file.seek(start)
+        rest = file.read(size - start)
+    position = rest.find(MAGIC, 1)
+    while position != -1:
+        if position + _HEADER.size <= len(rest):
+            _, kind, length, crc = _HEADER.unpack_from(rest, position)
+            payload = rest[position + _HEADER.size : position + _HEADER.size + length]
+            if kind <= max(Kind) and len(payload) == length and crc == _checksum(kind, payload):
+                return True
+        position = rest.find(MAGIC, position + 1)
+    return False

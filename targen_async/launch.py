@@ -1,0 +1,132 @@
+"""`targen generate`: from flags to a configuration, and the run with its signals and progress."""
+
+import argparse
+import os
+import signal
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+from rich.console import Console
+
+from targen_async.config import SIMULATED_MODEL, RunConfig, load
+from targen_async.control import RunControl
+from targen_async.errors import UserError
+from targen_async.generate import generate
+from targen_async.manifest import Manifest
+from targen_async.rundir import RUN_TOML
+from targen_async.stats import Stats
+from targen_async.terminal import print_summary, show_progress
+
+INTERRUPTED = "interrupted"
+
+
+def config_from_options(
+    options: argparse.Namespace, dotted_flags: Sequence[str]
+) -> tuple[RunConfig, Path]:
+    """The configuration: a run that exists, or --config, with the given flags laid over it."""
+    overrides: list[tuple[str, Any]] = [
+        (dotted, value)
+        for dotted in dotted_flags
+        if (value := getattr(options, dotted)) is not None
+    ]
+    if options.task is not None:
+        overrides.append(("data.task", options.task))
+    overrides += [_setting(text) for text in options.set]
+    out: Path | None = options.out
+    if out is None and options.task is not None:
+        out = Path("runs") / Path(options.task).name
+    if out is None:
+        raise UserError("no task: name one, as in `targen generate copa`, or a run with --out")
+    base = options.config
+    if base is None and (out / RUN_TOML).exists():
+        base = out / RUN_TOML
+    if options.simulate:
+        overrides.append(("data.model", SIMULATED_MODEL))
+    config = load(base, overrides)
+    _check_endpoint(options, config, begun=base is not None)
+    return config, out
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or "." not in key:
+        raise UserError(f"--set wants KEY=VALUE like data.near_duplicate=0.9, not {text!r}")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def _check_endpoint(options: argparse.Namespace, config: RunConfig, *, begun: bool) -> None:
+    """The real endpoint or the simulator, never by accident one for the other."""
+    model, base_url = getattr(options, "data.model"), getattr(options, "delivery.base_url")
+    if options.simulate and (model or base_url):
+        raise UserError("--simulate goes with neither --model nor --base-url: choose one")
+    if options.simulate or begun or model:
+        return
+    if base_url is not None:
+        raise UserError(
+            f"--base-url without --model: name the model to ask for at {base_url} "
+            f"({SIMULATED_MODEL} for `targen simulate`)"
+        )
+    variable = config.delivery.api_key_env
+    if os.environ.get(variable) or getattr(options, "delivery.api_key_env"):
+        raise UserError(
+            f"an API key is given ({variable}) and no model: add --model NAME for the real "
+            "endpoint, or --simulate for the built-in simulator"
+        )
+
+
+def run_generate(config: RunConfig, out: Path, *, quiet: bool, accept_task_change: bool) -> int:
+    """Run with progress on standard error; returns the exit code. Ctrl-C drains, twice stops now."""
+    console = Console(stderr=True, quiet=quiet)
+    control, stats = RunControl(), Stats()
+    manifest: list[Manifest] = []
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_obey_signals, control, console, group.cancel_scope)
+            async with show_progress(stats, console):
+                manifest.append(
+                    await generate(
+                        config,
+                        out,
+                        control=control,
+                        stats=stats,
+                        say=console.print,
+                        accept_task_change=accept_task_change,
+                    )
+                )
+            group.cancel_scope.cancel()
+
+    try:
+        anyio.run(main, backend_options={"use_uvloop": True})
+    except BaseExceptionGroup as group:
+        raise _only(group) from None
+    if manifest:
+        print_summary(manifest[0], out)
+        if manifest[0].state == "complete":
+            return 0
+    if control.draining == INTERRUPTED:
+        print(f"interrupted; `targen generate --out {out}` goes on from here", file=sys.stderr)
+        return 130
+    return 1
+
+
+def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _only(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+async def _obey_signals(control: RunControl, console: Console, scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            if control.draining == INTERRUPTED:
+                scope.cancel()
+                return
+            console.print("stopping: waiting for the calls under way; once more to stop now")
+            control.drain(INTERRUPTED)

@@ -1,0 +1,185 @@
+"""Completion text to values: the forms we ask for, as types, as JSON schemas, and as read back.
+
+A form is one msgspec type; the schema that is sent and the check of what comes back are both made
+from it, so they cannot disagree.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from targen_async.errors import ParseError
+from targen_async.records import ChatResult
+
+NO_LABEL = "none"
+"""What a judge says when no label of the task fits."""
+
+_BULLET = re.compile(r"\s*(?:\d{1,4}[.)]|[-*\u2022])\s+(.*\S)")
+_FENCE = re.compile(r"^```[a-zA-Z]*\s*\n(.*?)\n?```\s*$", re.DOTALL)
+
+
+class Form(Struct, frozen=True, kw_only=True):
+    """What an answer must look like. `schema` is strict JSON schema; `example` shows it in words."""
+
+    type: Any
+    schema: Mapping[str, Any]
+    example: str
+    list_key: str | None = None
+    """The one key that holds a list of texts, where that is the whole form."""
+    text_keys: tuple[str, ...] = ()
+    """The keys that hold one text each, where that is the whole form."""
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """A judge's answer on one item of a batch."""
+
+    id: str
+    explanation: str
+    label: str
+
+
+def list_form(key: str) -> Form:
+    """`{key: [text, …]}`: contexts and seeds."""
+    type_ = msgspec.defstruct("Texts", [(key, list[str])])
+    return _form(type_, f'{{"{key}": ["…", "…"]}}', list_key=key)
+
+
+def outputs_form(outputs: Sequence[str]) -> Form:
+    """`{output: text, …}`: an instance."""
+    type_ = msgspec.defstruct("Outputs", [(name, str) for name in outputs])
+    example = "{" + ", ".join(f'"{name}": "…"' for name in outputs) + "}"
+    return _form(type_, example, text_keys=tuple(outputs))
+
+
+def verdicts_form(labels: Sequence[str]) -> Form:
+    """`{items: [{id, explanation, label}, …]}`: a batch of judgements."""
+    choice = Literal[(*labels, NO_LABEL)]  # type: ignore[valid-type]
+    item = msgspec.defstruct("Item", [("id", str), ("explanation", str), ("label", choice)])
+    type_ = msgspec.defstruct("Items", [("items", list[item])])  # type: ignore[valid-type]
+    names = " or ".join(f'"{label}"' for label in (*labels, NO_LABEL))
+    return _form(type_, f'{{"items": [{{"id": "…", "explanation": "…", "label": {names}}}]}}')
+
+
+def _form(
+    type_: type[Struct],
+    example: str,
+    *,
+    list_key: str | None = None,
+    text_keys: tuple[str, ...] = (),
+) -> Form:
+    (root,), parts = msgspec.json.schema_components([type_], ref_template="{name}")
+    schema = _inline(root, parts)
+    return Form(type=type_, schema=schema, example=example, list_key=list_key, text_keys=text_keys)
+
+
+def _inline(node: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """Put referenced parts in place, close every object and drop titles: strict mode wants it so."""
+    if isinstance(node, list):
+        return [_inline(item, parts) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        return _inline(parts[node["$ref"]], parts)
+    plain = {key: _inline(value, parts) for key, value in node.items() if key != "title"}
+    if "enum" in plain:
+        plain["type"] = "string"
+    if plain.get("type") == "object":
+        plain["additionalProperties"] = False
+    return plain
+
+
+def answer_text(result: ChatResult) -> str:
+    """The text of an answer that ended as it should.
+
+    Raises ParseError for what is an outcome of its own and never success: `refused`, `truncated`,
+    `oversized`, `empty`.
+    """
+    if result.refusal or result.finish_reason == "content_filter":
+        raise ParseError(f"the model refused: {(result.refusal or '')[:200]}", kind="refused")
+    if result.finish_reason == "oversized":
+        raise ParseError("the answer is larger than any we asked for", kind="oversized")
+    if result.finish_reason == "length":
+        raise ParseError("the answer was cut at max_tokens", kind="truncated")
+    if not result.text.strip():
+        raise ParseError("the answer is empty", kind="empty")
+    return result.text
+
+
+def read(text: str, form: Form) -> Any:  # noqa: ANN401
+    """The value of `form` in a completion: strict JSON first, then what models wrap it in.
+
+    Tried in order: the text as it is, the inside of a code fence, the first JSON object in it, a
+    numbered or bulleted list, `key: value` lines. Raises ParseError.
+    """
+    try:
+        return msgspec.json.decode(text, type=form.type)
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
+        reason = _reason(error)
+    fence = _FENCE.match(text.strip())
+    value = _first_object(fence.group(1) if fence else text)
+    if value is not None:
+        try:
+            return msgspec.json.decode(_scrubbed(value), type=form.type)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ParseError(_reason(error)) from error
+    loose = _loose(text, form)
+    if loose is None:
+        raise ParseError(reason)
+    return msgspec.convert(loose, form.type)
+
+
+def _scrubbed(value: dict[str, Any]) -> str:
+    """JSON again, with lone surrogates (legal in JSON escapes, in no encoding) as U+FFFD."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "the answer nests too deep"
+    return str(error)[:300]
+
+
+def _first_object(text: str) -> dict[str, Any] | None:
+    start = text.find("{")
+    if start == -1:
+        return None
+    try:
+        value, _ = json.JSONDecoder().raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _loose(text: str, form: Form) -> dict[str, Any] | None:
+    if form.list_key:
+        items = [m.group(1) for line in text.splitlines() if (m := _BULLET.fullmatch(line))]
+        return {form.list_key: items} if items else None
+    if form.text_keys:
+        found: dict[str, str] = {}
+        for line in text.splitlines():
+            name, colon, value = line.partition(":")
+            name = name.strip(" *_`\"'-").lower()
+            if colon and value.strip() and name in form.text_keys:
+                found.setdefault(name, value.strip())
+        return found if len(found) == len(form.text_keys) else None
+    return None
+
+
+def read_verdicts(text: str, form: Form, ids: Sequence[str]) -> dict[str, Verdict]:
+    """Each id's verdict. Raises ParseError when an id is missing, doubled or unknown."""
+    verdicts: dict[str, Verdict] = {}
+    for item in read(text, form).items:
+        if item.id not in ids:
+            raise ParseError(f"unknown id {item.id[:40]!r}", kind="misaligned")
+        if item.id in verdicts:
+            raise ParseError(f"id {item.id!r} answered twice", kind="misaligned")
+        verdicts[item.id] = Verdict(id=item.id, explanation=item.explanation, label=item.label)
+    missing = [id_ for id_ in ids if id_ not in verdicts]
+    if missing:
+        raise ParseError(f"{len(missing)} of {len(ids)} ids unanswered", kind="misaligned")
+    return verdicts

@@ -1,0 +1,225 @@
+"""What to ask for next: keys, axes, quotas, waves and correction blocks. Pure: no I/O, no clock.
+
+A row *slot* is a position in key order. Slots are planned in waves: each slot has a label, and
+wave k+1 is planned at a slot fixed when wave k was, from what has been committed up to there. So
+the plan never depends on which answer came first.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from random import Random
+
+from msgspec import Struct, field
+
+from targen_async.errors import RunStopped
+
+STARVED_TRIES = 200
+STARVED_YIELD = 0.02
+_LAST_SLOTS = 16
+"""A wave with fewer slots left than this is waited for to its end before the next is planned."""
+
+
+def cell(axes: Mapping[str, Sequence[str]], index: int, random_seed: int) -> dict[str, str]:
+    """The attribute values of call `index`.
+
+    Each axis runs through a fresh permutation of its values again and again, so every value has the
+    same share and the axes do not march in step.
+    """
+    values: dict[str, str] = {}
+    for name, choices in axes.items():
+        turn, place = divmod(index, len(choices))
+        order = list(choices)
+        Random(f"{random_seed}:{name}:{turn}").shuffle(order)
+        values[name] = order[place]
+    return values
+
+
+def quotas(n: int, labels: Sequence[str], random_seed: int) -> dict[str, int]:
+    """n rows over the labels, equal within one; which labels get one more is drawn by the seed."""
+    share, rest = divmod(n, len(labels))
+    lucky = set(Random(f"{random_seed}:quota").sample(list(labels), rest))
+    return {label: share + (label in lucky) for label in labels}
+
+
+def deal(counts: Mapping[str, int], random_seed: int, wave: int) -> list[str]:
+    """The labels of a wave in order: shuffled rounds, so that rows of one seed differ."""
+    random = Random(f"{random_seed}:wave:{wave}")
+    left = dict(counts)
+    dealt: list[str] = []
+    while any(left.values()):
+        turn = [label for label in sorted(left) if left[label]]
+        random.shuffle(turn)
+        for label in turn:
+            left[label] -= 1
+        dealt += turn
+    return dealt
+
+
+class Wave(Struct, frozen=True, kw_only=True):
+    """Slots [start, start + sum of counts). Correction blocks never reach over a wave's end."""
+
+    start: int
+    counts: Mapping[str, int]
+
+    @property
+    def end(self) -> int:
+        return self.start + sum(self.counts.values())
+
+
+class RowPlanState(Struct, kw_only=True):
+    """All that a RowPlan must remember between two starts of a run."""
+
+    n: int = 0
+    waves: list[Wave] = field(default_factory=list)
+    watermark: int = 0
+    """Slots below it are committed."""
+    replan_at: int = 0
+    accepted: dict[str, int] = field(default_factory=dict)
+    tried: dict[str, int] = field(default_factory=dict)
+    """Slots committed, by the label they were planned with."""
+    moved: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Rows usable by planned label and label after correction, over-quota rows included."""
+
+
+class RowPlan:
+    """Quotas of accepted rows and the waves that fill them."""
+
+    def __init__(self, labels: Sequence[str], random_seed: int, state: RowPlanState) -> None:
+        self.labels = tuple(labels)
+        self.random_seed = random_seed
+        self.state = state
+        self._dealt: dict[int, list[str]] = {}
+
+    def aim(self, n: int) -> None:
+        """Aim at n rows from the watermark on, and plan what is missing."""
+        self.state.n = n
+        self._plan_wave()
+
+    @property
+    def quota(self) -> dict[str, int]:
+        return quotas(self.state.n, self.labels, self.random_seed)
+
+    @property
+    def planned(self) -> int:
+        """Slots planned so far."""
+        return self.state.waves[-1].end if self.state.waves else 0
+
+    @property
+    def delivered(self) -> int:
+        return sum(self.state.accepted.values())
+
+    @property
+    def done(self) -> bool:
+        return self.delivered >= self.state.n
+
+    def label(self, slot: int) -> str:
+        """The label that the instance in `slot` is to be written for."""
+        index, wave = self.wave_of(slot)
+        if index not in self._dealt:
+            for old in [i for i in self._dealt if self.state.waves[i].end <= self.state.watermark]:
+                del self._dealt[old]
+            self._dealt[index] = deal(wave.counts, self.random_seed, index)
+        return self._dealt[index][slot - wave.start]
+
+    def wave_of(self, slot: int) -> tuple[int, Wave]:
+        for index in range(len(self.state.waves) - 1, -1, -1):
+            wave = self.state.waves[index]
+            if slot >= wave.start:
+                return index, wave
+        raise IndexError(slot)
+
+    def starts_window(self, slot: int, block_size: int) -> bool:
+        """Does a window of correction blocks begin at `slot`?"""
+        if slot >= self.planned:
+            return True
+        return window_of(self.wave_of(slot)[1], slot, block_size)[0] == slot
+
+    def wants(self, label: str) -> bool:
+        """Is the label's quota still open?"""
+        return self.state.accepted.get(label, 0) < self.quota[label]
+
+    def accept(self, label: str) -> None:
+        self.state.accepted[label] = self.state.accepted.get(label, 0) + 1
+
+    def commit(self, slot: int, planned: str, usable: str | None) -> None:
+        """Slot by slot in order: what came of it (None: no usable row). May plan a wave.
+
+        Raises RunStopped when a label's yield shows that it will never be filled.
+        """
+        state = self.state
+        state.watermark = slot + 1
+        state.tried[planned] = state.tried.get(planned, 0) + 1
+        if usable is not None:
+            row = state.moved.setdefault(planned, {})
+            row[usable] = row.get(usable, 0) + 1
+        self._refuse_starving(planned)
+        if state.watermark >= state.replan_at and not self.done:
+            self._plan_wave()
+
+    def _refuse_starving(self, label: str) -> None:
+        tried = self.state.tried[label]
+        got = sum(row.get(label, 0) for row in self.state.moved.values())
+        if tried >= STARVED_TRIES and got < STARVED_YIELD * tried and self.wants(label):
+            raise RunStopped(
+                f"label {label!r} starves: {tried} tries gave {got} usable rows; read "
+                "rejected.jsonl and failures.jsonl, then mend the task's templates or choose another model"
+            )
+
+    def _plan_wave(self) -> None:
+        """Plan the slots that the accepted rows and those under way will leave missing."""
+        state = self.state
+        expected = {label: float(state.accepted.get(label, 0)) for label in self.labels}
+        for planned, slots in self._outstanding().items():
+            for label in self.labels:
+                expected[label] += slots * self._rate(planned, label)
+        counts = {
+            label: max(0, ceil((quota - expected[label]) / self._rate(label, label) - 1e-9))
+            for label, quota in self.quota.items()
+        }
+        if not any(counts.values()) and state.watermark >= self.planned and not self.done:
+            counts = {label: int(self.wants(label)) for label in self.labels}
+        if any(counts.values()):
+            state.waves.append(Wave(start=self.planned, counts=counts))
+        left = self.planned - state.watermark
+        state.replan_at = self.planned if left < _LAST_SLOTS else state.watermark + left // 2
+
+    def _outstanding(self) -> dict[str, int]:
+        """Planned and uncommitted slots by label."""
+        waiting: dict[str, int] = {}
+        for slot in range(self.state.watermark, self.planned):
+            label = self.label(slot)
+            waiting[label] = waiting.get(label, 0) + 1
+        return waiting
+
+    def _rate(self, planned: str, label: str) -> float:
+        """Share of rows planned as one label that came out as another; one good row is assumed."""
+        got = self.state.moved.get(planned, {}).get(label, 0)
+        return (got + (planned == label)) / (self.state.tried.get(planned, 0) + 1)
+
+
+def blocks(start: int, end: int, *, size: int, group: int, random_seed: int) -> list[list[int]]:
+    """Cut slots [start, end) into correction blocks of at most `size`, in a seeded permutation.
+
+    Slots of one group (`slot // group`) never share a block: a judge that sees siblings could guess
+    one's label from the other's.
+    """
+    random = Random(f"{random_seed}:block:{start}")
+    groups: dict[int, list[int]] = {}
+    for slot in range(start, end):
+        groups.setdefault(slot // group, []).append(slot)
+    order = list(groups.values())
+    random.shuffle(order)
+    many = max(ceil((end - start) / size), max(map(len, order), default=1))
+    dealt: list[list[int]] = [[] for _ in range(many)]
+    for place, slot in enumerate(slot for members in order for slot in members):
+        dealt[place % many].append(slot)
+    for block in dealt:
+        random.shuffle(block)
+    return [block for block in dealt if block]
+
+
+def window_of(wave: Wave, slot: int, size: int) -> tuple[int, int]:
+    """The stretch of `wave` around `slot` within which blocks are drawn: short, to fill early."""
+    step = 8 * size
+    start = slot - (slot - wave.start) % step
+    return start, min(start + step, wave.end)

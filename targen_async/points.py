@@ -1,0 +1,245 @@
+"""The first two ordered points: contexts and seeds pass in key order, and are made distinct there.
+
+Calls are sent and come back in any order; what they bring is looked at in the order of their
+index, so which of two equal seeds is kept never depends on the network.
+"""
+
+from math import ceil
+
+from msgspec import Struct
+
+from targen_async.config import Data
+from targen_async.control import Demand
+from targen_async.distinct import DistinctGate, normalised
+from targen_async.errors import RunStopped
+from targen_async.pipeline import Incoming, Send
+from targen_async.plan import cell
+from targen_async.records import (
+    Context,
+    ContextAnswer,
+    ContextCall,
+    Note,
+    Rejection,
+    Seed,
+    SeedAnswer,
+    SeedCall,
+    Usage,
+    add_usage,
+)
+from targen_async.rows import Rows
+from targen_async.tasks import Words
+from targen_async.validators import UNFIT
+
+MAX_PER_CALL = 10_000
+"""Texts of one seed call that are looked at; also the stride of seed ids."""
+BARREN_CALLS = 25
+"""So many seed calls in a row without one new seed stop the run."""
+
+
+class SeedStart(Struct, frozen=True, kw_only=True):
+    """Where the seeds of a resumed run begin: at a call, with the index of its first seed."""
+
+    call: int = 0
+    index: int = 0
+
+
+def text_problem(text: str, words: Words) -> str | None:
+    """Why a context or a seed cannot be used, or None."""
+    least, most = words
+    count = len(text.split())
+    if not least <= count <= most:
+        return f"{count} words, wanted {least} to {most}"
+    unfit = UNFIT.search(text)
+    return f"has the character U+{ord(unfit[0]):04X}" if unfit else None
+
+
+class Contexts:
+    """Asks for contexts, and accepts them in order until there are enough."""
+
+    def __init__(self, rows: Rows, data: Data, demand: Demand) -> None:
+        self._rows = rows
+        self._spec = rows.task.contexts
+        self._data = data
+        self._demand = demand
+        self._most_calls = 3 * ceil(data.contexts / self._spec.per_call) + 10
+        self.accepted = 0
+        self.shortfall = 0
+        """How many contexts fewer than asked for the run has to live with."""
+
+    async def calls(self, _incoming: Incoming, send: Send) -> None:
+        index = 0
+        while index < self._most_calls and await self._demand.next_call():
+            axes = cell(self._spec.axes, index, self._data.random_seed)
+            await send(ContextCall(index=index, axes=axes))
+            index += 1
+
+    async def point(self, incoming: Incoming, send: Send) -> None:
+        window: dict[int, ContextAnswer] = {}
+        seen: set[str] = set()
+        notes: list[Note] = []
+        wasted = Usage()
+        due = 0
+        async for answer in incoming:
+            window[answer.call.index] = answer
+            while due in window:
+                answer = window.pop(due)
+                wasted = add_usage(wasted, answer.wasted)
+                fresh = self._fresh(answer, seen, notes)
+                self._demand.settle(len(fresh))
+                for text in fresh:
+                    await send(
+                        Context(
+                            index=self.accepted,
+                            text=text,
+                            axes=answer.call.axes,
+                            notes=tuple(notes),
+                            wasted=wasted,
+                        )
+                    )
+                    notes, wasted = [], Usage()
+                    self.accepted += 1
+                    if self.accepted == self._data.contexts:
+                        self._demand.close()
+                        return
+                due += 1
+                if due == self._most_calls:
+                    self._run_short(notes)
+                    return
+
+    def _fresh(self, answer: ContextAnswer, seen: set[str], notes: list[Note]) -> list[str]:
+        if answer.failure is not None:
+            notes.append(answer.failure)
+            return []
+        fresh: list[str] = []
+        for position, text in enumerate(self._rows.contexts(answer.offset)):
+            problem = text_problem(text, self._spec.words)
+            same = normalised(text)
+            if problem is None and same not in seen:
+                seen.add(same)
+                fresh.append(text)
+                continue
+            notes.append(
+                Rejection(
+                    key=f"{self._rows.task.name}/c{answer.call.index:04d}/{position}",
+                    stage="contexts",
+                    reason="invalid" if problem else "duplicate",
+                    detail=problem or "an earlier context reads the same",
+                    text=text,
+                )
+            )
+        return fresh
+
+    def _run_short(self, notes: list[Note]) -> None:
+        self.shortfall = self._data.contexts - self.accepted
+        self._demand.close()
+        if not self.accepted:
+            reason = notes[-1].message if notes and not isinstance(notes[-1], Rejection) else ""
+            raise RunStopped(
+                f"{self._most_calls} calls for contexts brought none that can be used"
+                + (f" (the last: {reason})" if reason else "")
+                + "; look at `targen render` and at what the model answers in failures.jsonl"
+            )
+
+
+class Seeds:
+    """Asks contexts for seeds in rounds, as far ahead as rows are planned; accepts them in order."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        data: Data,
+        gate: DistinctGate,
+        demand: Demand,
+        start: SeedStart,
+        per_call: int,
+    ) -> None:
+        self._rows = rows
+        self._spec = rows.task.seeds
+        self._data = data
+        self._gate = gate
+        self._demand = demand
+        self._start = start
+        self._per_call = per_call
+
+    async def calls(self, incoming: Incoming, send: Send) -> None:
+        contexts: list[Context] = []
+        index = self._start.call
+        async for context in incoming:
+            contexts.append(context)
+            if context.index == index:
+                if not await self._demand.next_call():
+                    return
+                await send(self._call(index, context))
+                index += 1
+        while contexts and await self._demand.next_call():
+            context = contexts[index % len(contexts)]
+            await send(self._call(index, context))
+            index += 1
+
+    def _call(self, index: int, context: Context) -> SeedCall:
+        axes = cell(self._spec.axes, index, self._data.random_seed)
+        return SeedCall(index=index, context=context, axes=axes)
+
+    async def point(self, incoming: Incoming, send: Send) -> None:
+        window: dict[int, SeedAnswer] = {}
+        notes: list[Note] = []
+        wasted = Usage()
+        due = self._start.call
+        made = self._start.index
+        barren = 0
+        async for answer in incoming:
+            window[answer.call.index] = answer
+            while due in window:
+                answer = window.pop(due)
+                due += 1
+                first = made
+                if answer.call.index == answer.call.context.index:
+                    notes.extend(answer.call.context.notes)
+                    wasted = add_usage(wasted, answer.call.context.wasted)
+                wasted = add_usage(wasted, answer.wasted)
+                positions = self._fresh(answer, notes)
+                self._demand.settle(len(positions))
+                for position in positions:
+                    await send(
+                        Seed(
+                            index=made,
+                            call=answer.call,
+                            first_index=first,
+                            offset=answer.offset,
+                            position=position,
+                            notes=tuple(notes),
+                            wasted=wasted,
+                        )
+                    )
+                    notes, wasted = [], Usage()
+                    made += 1
+                barren = 0 if positions else barren + 1
+                if barren == BARREN_CALLS:
+                    raise RunStopped(
+                        f"{BARREN_CALLS} calls for seeds in a row brought nothing new; ask for more "
+                        "contexts (`data.contexts`) or read failures.jsonl"
+                    )
+
+    def _fresh(self, answer: SeedAnswer, notes: list[Note]) -> list[int]:
+        """Positions of the usable new seeds of an answer."""
+        if answer.failure is not None:
+            notes.append(answer.failure)
+            return []
+        positions: list[int] = []
+        texts = self._rows.seeds(answer.offset)[:MAX_PER_CALL]
+        for position, text in enumerate(texts):
+            problem = text_problem(text, self._spec.words)
+            id_ = answer.call.index * MAX_PER_CALL + position
+            if problem is None and self._gate.new_seed(id_, text):
+                positions.append(position)
+                continue
+            notes.append(
+                Rejection(
+                    key=f"{self._rows.task.name}/s{answer.call.index:06d}/{position}",
+                    stage="seeds",
+                    reason="invalid" if problem else "duplicate",
+                    detail=problem or "an earlier seed reads the same",
+                    text=text,
+                )
+            )
+        return positions

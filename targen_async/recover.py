@@ -1,0 +1,96 @@
+"""Reading a journal at a start: what is known, what was spent, where to go on."""
+
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct, field
+
+from targen_async.chat.wire import decode_completion
+from targen_async.commit import CommitState
+from targen_async.errors import ChatError, ParseError, UserError
+from targen_async.journal import (
+    VERSION,
+    Dead,
+    Journal,
+    Kind,
+    Opened,
+    Target,
+    TaskChanged,
+    body_of,
+    frames,
+    parse_intent,
+    ticket_of,
+)
+from targen_async.ledger import Ledger
+
+
+class Recovered(Struct, kw_only=True):
+    """A journal's content, answers by offset."""
+
+    opened: Opened | None = None
+    task_digest: str = ""
+    task_changes: int = 0
+    memos: dict[bytes, int] = field(default_factory=dict)
+    """Digest of a request to the offset of its last answer, or of its failure for good."""
+    targets: list[Target] = field(default_factory=list)
+    checkpoint: CommitState | None = None
+    dead: int = 0
+
+
+def recover(path: Path, journal: Journal, ledger: Ledger) -> Recovered:
+    """Cut a torn tail, then read the journal once. The ledger is brought up to date.
+
+    Raises RunStopped when the journal is damaged, UserError when a newer version wrote it; either
+    way the file is untouched.
+    """
+    found = Recovered()
+    pending: dict[int, bytes] = {}
+    first = next(frames(path), None)
+    if first is not None:
+        _check_version(path, first.kind, first.payload)
+    journal.cut_torn_tail()
+    for frame in frames(path):
+        payload = frame.payload
+        if frame.kind == Kind.INTENT:
+            intent = parse_intent(payload)
+            pending[frame.offset] = intent.memo
+            ledger.opened(frame.offset, intent)
+        elif frame.kind == Kind.ANSWER:
+            ticket = ticket_of(payload)
+            found.memos[pending.pop(ticket)] = frame.offset
+            ledger.answered(ticket)
+            _count_usage(body_of(payload), ledger)
+        elif frame.kind == Kind.VOID:
+            ticket = ticket_of(payload)
+            pending.pop(ticket, None)
+            ledger.voided(ticket)
+        elif frame.kind == Kind.DEAD:
+            found.memos[msgspec.msgpack.decode(payload, type=Dead).memo] = frame.offset
+            found.dead += 1
+        elif frame.kind == Kind.CHECKPOINT:
+            found.checkpoint = msgspec.msgpack.decode(payload, type=CommitState)
+        elif frame.kind == Kind.TARGET:
+            found.targets.append(msgspec.msgpack.decode(payload, type=Target))
+        elif frame.kind == Kind.TASK_CHANGED:
+            found.task_digest = msgspec.msgpack.decode(payload, type=TaskChanged).task_digest
+            found.task_changes += 1
+        else:
+            found.opened = msgspec.msgpack.decode(payload, type=Opened)
+            found.task_digest = found.opened.task_digest
+    return found
+
+
+def _check_version(path: Path, kind: int, payload: bytes) -> None:
+    version = msgspec.msgpack.decode(payload)["version"] if kind == Kind.OPENED else None
+    if version != VERSION:
+        raise UserError(
+            f"{path} was written by another version of targen-async (journal format {version}, "
+            f"this one reads {VERSION}); nothing was touched. Use that version, or another --out"
+        )
+
+
+def _count_usage(body: bytes, ledger: Ledger) -> None:
+    try:
+        ledger.used(decode_completion(body, key="", offset=-1).usage)
+    except (ParseError, ChatError):
+        ledger.used(None)

@@ -1,0 +1,211 @@
+"""What the journal's answers say: seeds, instances, judgements and the finished row.
+
+Everything here is read back by offset, so a row on disk is a pure function of the journal.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from msgspec import to_builtins
+
+from targen_async.chat.wire import decode_completion
+from targen_async.config import SIMULATED_MODEL
+from targen_async.journal import Journal
+from targen_async.parse import (
+    NO_LABEL,
+    Form,
+    Verdict,
+    answer_text,
+    list_form,
+    outputs_form,
+    read,
+    verdicts_form,
+)
+from targen_async.records import (
+    Ballot,
+    ChatResult,
+    Instance,
+    Outcome,
+    Provenance,
+    Seed,
+    SlotCall,
+    Usage,
+    Vote,
+)
+from targen_async.tasks import Task
+
+EXPLANATION = "explanation"
+_CACHED_ANSWERS = 1024
+
+
+class Forms:
+    """The answer forms of a task's four stages."""
+
+    def __init__(self, task: Task) -> None:
+        self.contexts = list_form("contexts")
+        self.seeds = list_form("seeds")
+        self.instances = outputs_form(tuple(task.instances.outputs))
+        self.correction = verdicts_form(tuple(task.labels))
+
+
+class Rows:
+    """Reads drafts back from the journal and lays out finished rows."""
+
+    def __init__(self, journal: Journal, task: Task, forms: Forms) -> None:
+        self._journal = journal
+        self.task = task
+        self.forms = forms
+        # Seeds of a call and verdicts of a batch are asked for one by one, close together.
+        self.seeds = lru_cache(_CACHED_ANSWERS)(self._read_seeds)
+        self._verdicts = lru_cache(_CACHED_ANSWERS)(self._read_verdicts)
+        shown = task.correction.show or tuple(task.fields)
+        self._shown = tuple(name for name in task.fields if name in shown)
+        self._templates = {key: template.digest for key, template in task.templates.items()}
+
+    def result(self, offset: int) -> ChatResult:
+        """The answer at `offset`. Raises ParseError when its body is no chat completion."""
+        return decode_completion(self._journal.read_answer(offset), key="", offset=offset)
+
+    def _read_texts(self, offset: int, form: Form) -> list[str]:
+        value = read(answer_text(self.result(offset)), form)
+        return [text.strip() for text in getattr(value, form.list_key or "")]
+
+    def contexts(self, offset: int) -> list[str]:
+        return self._read_texts(offset, self.forms.contexts)
+
+    def _read_seeds(self, offset: int) -> list[str]:
+        return self._read_texts(offset, self.forms.seeds)
+
+    def seed_text(self, seed: Seed) -> str:
+        return self.seeds(seed.offset)[seed.position]
+
+    def outputs(self, result: ChatResult) -> dict[str, str]:
+        """The outputs of an instance call. Raises ParseError."""
+        value = read(answer_text(result), self.forms.instances)
+        return {name: getattr(value, name).strip() for name in self.task.instances.outputs}
+
+    def _read_verdicts(self, offset: int) -> tuple[str, dict[str, Verdict]]:
+        result = self.result(offset)
+        items = read(answer_text(result), self.forms.correction).items
+        return result.model, {
+            item.id: Verdict(id=item.id, explanation=item.explanation, label=item.label)
+            for item in items
+        }
+
+    def vote(self, ballot: Ballot) -> Vote | None:
+        """What a judge said; None where the judgement failed."""
+        if ballot.failure is not None:
+            return None
+        model, verdicts = self._verdicts(ballot.offset)
+        verdict = verdicts[ballot.id]
+        return Vote(label=verdict.label, explanation=verdict.explanation, model=model)
+
+    # ---- rows
+
+    def fields(self, call: SlotCall, outputs: Mapping[str, str]) -> dict[str, str]:
+        """The row's fields in the task's order; the planned label decides the slots."""
+        placed: dict[str, str] = {}
+        placement = self.task.placement
+        if placement is not None:
+            rest = iter(placement.wrong)
+            right_slot = placement.slots[list(self.task.labels).index(call.label)]
+            for slot in placement.slots:
+                placed[slot] = outputs[placement.right if slot == right_slot else next(rest)]
+        fields: dict[str, str] = {}
+        for name, spec in self.task.fields.items():
+            if spec.source == "seed":
+                fields[name] = self.seed_text(call.seed)
+            elif spec.source == "output":
+                fields[name] = outputs[name]
+            elif spec.source == "axis":
+                fields[name] = call.axes[name]
+            else:
+                fields[name] = placed[name]
+        return fields
+
+    def fault(self, call: SlotCall, outputs: Mapping[str, str]) -> str | None:
+        """Why a row is not valid, or None."""
+        return self.task.objection(self.fields(call, outputs), call.label)
+
+    def judged_view(self, call: SlotCall, offset: int, *, shown: bool) -> dict[str, str]:
+        """What a judge sees of a row: its fields, and label and explanation for a `shown` judge."""
+        outputs = self.outputs(self.result(offset))
+        fields = self.fields(call, outputs)
+        view = {name: fields[name] for name in self._shown}
+        if shown:
+            view |= {"label": call.label, EXPLANATION: outputs.get(EXPLANATION, "")}
+        return view
+
+    def distinct_texts(self, outputs: Mapping[str, str]) -> list[str]:
+        names = self.task.instances.distinct_on or tuple(
+            name for name in outputs if name != EXPLANATION
+        )
+        return [outputs[name] for name in names]
+
+    def instance(
+        self,
+        call: SlotCall,
+        result: ChatResult,
+        outputs: Mapping[str, str],
+        votes: Sequence[Vote],
+        decision: tuple[Outcome, str],
+    ) -> Instance:
+        outcome, label = decision
+        template = "instances"
+        if self.task.instances.template_by:
+            by = self.task.instances.template_by
+            template += "." + (call.label if by == "label" else call.axes[by])
+        used = ("contexts", "seeds", template, *(("correction",) if votes else ()))
+        return Instance(
+            key=call.key,
+            task=self.task.name,
+            label=label,
+            label_before_correction=call.label,
+            fields=self.fields(call, outputs),
+            provenance=Provenance(
+                simulated=result.model == SIMULATED_MODEL,
+                outcome=outcome,
+                context=call.seed.call.context.text,
+                context_axes=call.seed.call.context.axes,
+                seed=self.seed_text(call.seed),
+                seed_source="generated",
+                seed_axes=call.seed.call.axes,
+                axes=call.axes,
+                explanation=outputs.get(EXPLANATION, ""),
+                votes=tuple(votes),
+                model=result.model,
+                task_version=self.task.version,
+                templates={name: self._templates[name] for name in used},
+                usage=result.usage or Usage(),
+            ),
+        )
+
+
+def decide(planned: str, votes: Sequence[Vote], voters: int) -> tuple[Outcome, str]:
+    """Outcome and label after correction. A strict majority of all `voters` decides.
+
+    keep: it confirms the label; relabel: it names another; drop: it finds that none fits;
+    review: there is no majority.
+    """
+    if voters == 0:
+        return "keep", planned
+    label, count = Counter(vote.label for vote in votes).most_common(1)[0] if votes else ("", 0)
+    if 2 * count <= voters:
+        return "review", planned
+    if label == NO_LABEL:
+        return "drop", planned
+    return ("keep" if label == planned else "relabel"), label
+
+
+def flat(instance: Instance) -> dict[str, Any]:
+    """A row as it stands on disk: the task's fields, the labels and the key flat, the audit nested."""
+    return {
+        "key": instance.key,
+        "task": instance.task,
+        **instance.fields,
+        "label": instance.label,
+        "label_before_correction": instance.label_before_correction,
+        "provenance": to_builtins(instance.provenance),
+    }

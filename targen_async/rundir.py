@@ -1,0 +1,299 @@
+"""A run's folder: run.toml, the lock, shards, rejected.jsonl, failures.jsonl, manifest.json.
+
+All but run.toml is a function of the journal: files are cut back to a checkpoint and written on,
+or made again from the first record.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+import tomllib
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import orjson
+from msgspec import Struct, field
+
+from targen_async import config as configuration
+from targen_async.config import RunConfig
+from targen_async.errors import RunStopped, UserError
+
+JOURNAL = "journal"
+MANIFEST = "manifest.json"
+RUN_TOML = "run.toml"
+REJECTED = "rejected.jsonl"
+FAILURES = "failures.jsonl"
+INDEX = "distinct.sqlite"
+LOCK = "lock"
+
+
+def shard_name(index: int) -> str:
+    return f"instances-{index:05d}.jsonl"
+
+
+class ShardSeal(Struct, frozen=True, kw_only=True):
+    """One shard as it should be found on disk."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class FilesState(Struct, frozen=True, kw_only=True):
+    """The written files at a checkpoint."""
+
+    shards: list[ShardSeal] = field(default_factory=list)
+    rejected_bytes: int = 0
+    failures_bytes: int = 0
+
+
+class Lock:
+    """Holds a folder for this process; the kernel lets go of it when the process ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK
+
+    def __enter__(self) -> Self:
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(self._fd, 200, 0).decode("utf-8", "replace").strip()
+            os.close(self._fd)
+            raise UserError(
+                f"{self._path.parent} is in use by {holder or 'another process'}; "
+                "wait for it, or choose another --out"
+            ) from error
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+
+
+def open_folder(folder: Path) -> None:
+    """Make the folder, or say in one sentence why it cannot be used."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / LOCK
+        os.close(os.open(probe, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
+        raise UserError(f"cannot write to {folder}: {reason}; choose another --out") from error
+    strangers = [
+        entry.name
+        for entry in folder.iterdir()
+        if not entry.name.startswith((".", "instances-")) and entry.name not in _OURS
+    ]
+    if strangers and not (folder / RUN_TOML).exists():
+        raise UserError(
+            f"{folder} is not empty and not a run (it holds {strangers[0]}); choose another --out"
+        )
+
+
+_OURS = {JOURNAL, MANIFEST, RUN_TOML, REJECTED, FAILURES, INDEX, LOCK, "reserve.bin"} | {
+    INDEX + "-wal",
+    INDEX + "-shm",
+}
+
+
+def settle_config(folder: Path, config: RunConfig) -> None:
+    """Write run.toml on the first start; later, refuse a changed [data] and a smaller n."""
+    path = folder / RUN_TOML
+    if path.exists():
+        old = read_config(folder)
+        changed = configuration.differences(old.data, config.data)
+        if changed:
+            raise UserError(
+                f"{folder} holds a run with another [data]: "
+                + "; ".join(changed)
+                + ". Start it as it was, or choose another --out"
+            )
+        if config.delivery.n < old.delivery.n:
+            raise UserError(
+                f"{folder} already aims at n = {old.delivery.n}, and n may only grow "
+                f"({config.delivery.n} was asked for)"
+            )
+    write_atomically(path, configuration.dump(config).encode())
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The configuration of the run in `folder`. Raises UserError where there is none."""
+    path = folder / RUN_TOML
+    try:
+        return configuration.decode(tomllib.loads(path.read_text("utf-8")), str(path))
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} holds no run (there is no {RUN_TOML} in it)") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file's content: readers see the old or the new one, also after power loss."""
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise _stopped(path, error) from error
+
+
+def _stopped(path: Path, error: OSError) -> RunStopped:
+    mend = "free some space and start" if error.errno == errno.ENOSPC else "mend it and start"
+    return RunStopped(
+        f"cannot write {path}: {os.strerror(error.errno or 0).lower()}; "
+        f"{mend} the same command again"
+    )
+
+
+class Appender:
+    """An append-only file that is first cut back to a known size, and hashes what it holds."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path = path
+        self.size = size
+        self.digest = sha256()
+        self.pending: list[bytes] = []
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if os.fstat(self._fd).st_size < size:
+            os.close(self._fd)
+            raise StaleFilesError(f"{path} is shorter than its checkpoint")
+        os.ftruncate(self._fd, size)
+        read = 0
+        while chunk := os.pread(self._fd, 1 << 20, read):
+            self.digest.update(chunk)
+            read += len(chunk)
+
+    def add(self, line: bytes) -> None:
+        self.pending.append(line)
+
+    def flush(self) -> None:
+        """Write what was added. Raises RunStopped when the disk does not take it."""
+        if not self.pending:
+            return
+        data = b"".join(self.pending)
+        written = 0
+        try:
+            while written < len(data):
+                written += os.pwrite(self._fd, data[written:], self.size + written)
+        except OSError as error:
+            raise _stopped(self.path, error) from error
+        self.pending.clear()
+        self.digest.update(data)
+        self.size += len(data)
+
+    def sync(self) -> None:
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class StaleFilesError(Exception):
+    """The files are not what the checkpoint says; they are to be made again from the journal."""
+
+
+class Files:
+    """The three kinds of line files of a run, positioned at a checkpoint. One writer."""
+
+    def __init__(self, folder: Path, state: FilesState, rows_per_shard: int) -> None:
+        self.folder = folder
+        self.rows_per_shard = rows_per_shard
+        self.sealed = list(state.shards[:-1])
+        for seal in self.sealed:
+            path = folder / seal.name
+            if not path.exists() or path.stat().st_size != seal.bytes:
+                raise StaleFilesError(f"{path} is missing or has another size")
+        last = state.shards[-1] if state.shards else None
+        self.rows = last.rows if last else 0
+        self.shard = Appender(folder / shard_name(len(self.sealed)), last.bytes if last else 0)
+        if last and self.shard.digest.hexdigest() != last.sha256:
+            raise StaleFilesError(f"{self.shard.path} was changed")
+        for stray in folder.glob("instances-*.jsonl"):
+            if stray.name > self.shard.path.name:
+                stray.unlink()
+        self.rejected = Appender(folder / REJECTED, state.rejected_bytes)
+        self.failures = Appender(folder / FAILURES, state.failures_bytes)
+
+    def add_row(self, line: bytes) -> None:
+        if self.rows == self.rows_per_shard:
+            self.shard.flush()
+            self.shard.sync()
+            self.sealed.append(self._seal())
+            self.shard.close()
+            self.shard = Appender(self.folder / shard_name(len(self.sealed)), 0)
+            self.rows = 0
+        self.shard.add(line)
+        self.rows += 1
+
+    def _seal(self) -> ShardSeal:
+        return ShardSeal(
+            name=self.shard.path.name,
+            rows=self.rows,
+            bytes=self.shard.size,
+            sha256=self.shard.digest.hexdigest(),
+        )
+
+    @property
+    def pending(self) -> bool:
+        """Are there lines that are not written yet?"""
+        return any(a.pending for a in (self.shard, self.rejected, self.failures))
+
+    def flush(self) -> None:
+        for appender in (self.shard, self.rejected, self.failures):
+            appender.flush()
+
+    def sync(self) -> None:
+        """fsync all three; blocks, so it belongs in a thread."""
+        for appender in (self.shard, self.rejected, self.failures):
+            appender.sync()
+
+    def state(self) -> FilesState:
+        """What a checkpoint must know; call it after `flush`."""
+        return FilesState(
+            shards=[*self.sealed, self._seal()],
+            rejected_bytes=self.rejected.size,
+            failures_bytes=self.failures.size,
+        )
+
+    def close(self) -> None:
+        for appender in (self.shard, self.rejected, self.failures):
+            appender.close()
+
+
+def to_line(value: Any) -> bytes:  # noqa: ANN401
+    """One JSON line. Keys keep their order, so equal values give equal bytes."""
+    return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def write_manifest(folder: Path, manifest: Struct) -> None:
+    data = orjson.dumps(msgspec.to_builtins(manifest), option=orjson.OPT_INDENT_2)
+    write_atomically(folder / MANIFEST, data + b"\n")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """manifest.json of a run. Raises UserError where there is none or it is not JSON."""
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = orjson.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} holds no run (there is no {MANIFEST} in it)") from error
+    except orjson.JSONDecodeError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+    return manifest

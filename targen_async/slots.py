@@ -1,0 +1,124 @@
+"""From seeds to slots, and from slots to correction blocks: where the plan meets the streams."""
+
+from collections.abc import Mapping
+from functools import partial
+
+from targen_async.control import RunControl
+from targen_async.pipeline import Incoming, Send
+from targen_async.plan import RowPlan, blocks, cell, window_of
+from targen_async.records import Block, Seed, SlotAnswer, SlotCall
+from targen_async.tasks import Task
+
+
+class Slots:
+    """Turns seeds into calls for rows: no further than planned, no further ahead than the window."""
+
+    def __init__(
+        self,
+        task: Task,
+        plan: RowPlan,
+        control: RunControl,
+        *,
+        rows_per_seed: int,
+        random_seed: int,
+        start: int,
+        window: int,
+    ) -> None:
+        self._task = task
+        self._plan = plan
+        self._control = control
+        self._rows_per_seed = rows_per_seed
+        self._random_seed = random_seed
+        self._start = start
+        self._window = window
+
+    async def work(self, incoming: Incoming, send: Send) -> None:
+        async for seed in incoming:
+            for place in range(self._rows_per_seed):
+                slot = seed.index * self._rows_per_seed + place
+                if slot < self._start:
+                    continue
+                await self._control.changed.until(partial(self._decided, slot))
+                if self._over():
+                    return
+                await send(self._call(slot, seed, place))
+
+    def _decided(self, slot: int) -> bool:
+        return self._over() or self._open(slot)
+
+    def _over(self) -> bool:
+        return self._control.draining is not None
+
+    def _open(self, slot: int) -> bool:
+        watermark = self._plan.state.watermark
+        return slot < self._plan.planned and slot < watermark + self._window
+
+    def _call(self, slot: int, seed: Seed, place: int) -> SlotCall:
+        return SlotCall(
+            slot=slot,
+            key=f"{self._task.name}/{seed.index:06d}/{place}",
+            label=self._plan.label(slot),
+            axes=cell(self._task.instances.axes, slot, self._random_seed),
+            seed=seed,
+        )
+
+
+class Blocks:
+    """Gathers slots into the correction blocks they were planned for.
+
+    A slot that brought no valid row is missing from its block: the block is shorter, and the others
+    stay where they are.
+    """
+
+    def __init__(
+        self, task: Task, plan: RowPlan, *, size: int, rows_per_seed: int, random_seed: int
+    ) -> None:
+        self._task = task
+        self._plan = plan
+        self._size = size
+        self._rows_per_seed = rows_per_seed
+        self._random_seed = random_seed
+        self._block_of: dict[int, tuple[int, ...]] = {}
+        """Slot to the slots of its block, for windows that are not complete yet."""
+        self._answers: dict[int, SlotAnswer] = {}
+
+    async def work(self, incoming: Incoming, send: Send) -> None:
+        async for answer in incoming:
+            slot = answer.call.slot
+            if slot not in self._block_of:
+                self._draw(slot)
+            if answer.failure is not None or answer.invalid is not None:
+                await send(answer)
+            self._answers[slot] = answer
+            block = self._block_of[slot]
+            if all(member in self._answers for member in block):
+                await self._release(block, send)
+
+    def _draw(self, slot: int) -> None:
+        """Draw the blocks of the window that `slot` lies in."""
+        start, end = window_of(self._plan.wave_of(slot)[1], slot, self._size)
+        drawn = blocks(
+            start, end, size=self._size, group=self._rows_per_seed, random_seed=self._random_seed
+        )
+        for block in drawn:
+            for member in block:
+                self._block_of[member] = tuple(block)
+
+    async def _release(self, block: tuple[int, ...], send: Send) -> None:
+        answers = [self._answers.pop(slot) for slot in block]
+        for slot in block:
+            del self._block_of[slot]
+        members = tuple(a for a in answers if a.failure is None and a.invalid is None)
+        if members:
+            await send(Block(key=f"{self._task.name}/x{min(block):06d}", members=members))
+
+
+async def unjudged(incoming: Incoming, send: Send) -> None:
+    """Stands in for `Blocks.work` when correction is off."""
+    async for answer in incoming:
+        await send(answer)
+
+
+def balance(accepted: Mapping[str, int], labels: tuple[str, ...]) -> dict[str, int]:
+    """Accepted rows of every label, zero included, in the task's order."""
+    return {label: accepted.get(label, 0) for label in labels}

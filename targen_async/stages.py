@@ -1,0 +1,268 @@
+"""The four steps as pipeline stages: render -> complete -> parse -> drafts."""
+
+import json
+from collections.abc import Mapping
+from hashlib import blake2b
+from random import Random
+
+import anyio
+from msgspec import Struct
+
+from targen_async.ask import ASKS, CALL_FAULTS, Asked, Asker, Refused
+from targen_async.config import Data
+from targen_async.parse import Form, answer_text, read, read_verdicts
+from targen_async.pipeline import Send
+from targen_async.records import (
+    Ballot,
+    Block,
+    ChatRequest,
+    ContextAnswer,
+    ContextCall,
+    Failure,
+    Judged,
+    Message,
+    SeedAnswer,
+    SeedCall,
+    SlotAnswer,
+    SlotCall,
+    StageName,
+    Usage,
+    add_usage,
+)
+from targen_async.rows import Rows
+
+BATCH_PROMPT_BYTES = 48_000
+"""Rows judged in one call hold at most about this much text (some 12,000 tokens)."""
+_VERDICT_OVERHEAD_TOKENS = 64
+_VOTE_TEMPERATURE = 0.7
+
+
+class Prompt(Struct, frozen=True):
+    """All of a request but its plan key and the number of the asking."""
+
+    stage: StageName
+    variant: str
+    values: Mapping[str, str]
+    form: Form
+    max_tokens: int
+    temperature: float
+    model: str
+
+
+class Steps:
+    """What the four stages send, and what they make of the answers."""
+
+    def __init__(self, asker: Asker, rows: Rows, data: Data, *, plain: bool) -> None:
+        self._asker = asker
+        self._rows = rows
+        self._task = rows.task
+        self._data = data
+        self._plain = plain
+        self._label_list = "\n".join(
+            f"- {name}: {about}" for name, about in rows.task.labels.items()
+        )
+        self.seeds_per_call = data.seeds_per_context or rows.task.seeds.per_call
+
+    # ---- requests
+
+    def request(self, prompt: Prompt, key: str, number: int) -> ChatRequest:
+        """The number-th asking of a question: another number is another random seed."""
+        template = self._task.template(prompt.stage, prompt.variant)
+        text = template.render({"description": self._task.description, **prompt.values})
+        if self._plain:
+            text += f"\n\nAnswer with one JSON object and nothing else: {prompt.form.example}"
+        parts = (self._task.name, prompt.stage, prompt.variant)
+        asked = f"{key}~{number}" if number else key
+        return ChatRequest(
+            key=asked,
+            model=prompt.model,
+            messages=(
+                Message(role="system", content=self._task.system),
+                Message(role="user", content=text),
+            ),
+            temperature=prompt.temperature,
+            top_p=self._data.top_p,
+            max_tokens=prompt.max_tokens,
+            seed=seed_of(self._data.random_seed, asked),
+            schema_name="-".join(part for part in parts if part),
+            json_schema=None if self._plain else prompt.form.schema,
+        )
+
+    def contexts_prompt(self, call: ContextCall) -> Prompt:
+        spec = self._task.contexts
+        values = {"count": str(spec.per_call), **call.axes}
+        return self._prompt("contexts", "", values, self._rows.forms.contexts, spec.max_tokens)
+
+    def seeds_prompt(self, call: SeedCall) -> Prompt:
+        values = {"count": str(self.seeds_per_call), "context": call.context.text, **call.axes}
+        max_tokens = self._task.seeds.max_tokens
+        return self._prompt("seeds", "", values, self._rows.forms.seeds, max_tokens)
+
+    def instance_prompt(self, call: SlotCall) -> Prompt:
+        spec = self._task.instances
+        variant = ""
+        if spec.template_by:
+            variant = call.label if spec.template_by == "label" else call.axes[spec.template_by]
+        values = {
+            "seed": self._rows.seed_text(call.seed),
+            "context": call.seed.call.context.text,
+            "label": call.label,
+            "label_meaning": self._task.labels[call.label],
+            **call.axes,
+        }
+        return self._prompt(
+            "instances", variant, values, self._rows.forms.instances, spec.max_tokens
+        )
+
+    def _prompt(
+        self, stage: StageName, variant: str, values: Mapping[str, str], form: Form, max_tokens: int
+    ) -> Prompt:
+        return Prompt(
+            stage, variant, values, form, max_tokens, self._data.temperature, self._data.model
+        )
+
+    def correction_prompt(self, items: list[dict[str, str]]) -> Prompt:
+        correction = self._data.correction
+        lines = "\n".join(json.dumps(item, ensure_ascii=False) for item in items)
+        budget = self._task.correction.max_tokens_per_item * len(items) + _VERDICT_OVERHEAD_TOKENS
+        return Prompt(
+            "correction",
+            "",
+            {"items": lines, "labels": self._label_list},
+            self._rows.forms.correction,
+            budget,
+            0.0 if correction.votes == 1 else _VOTE_TEMPERATURE,
+            correction.model or self._data.model,
+        )
+
+    # ---- the stages
+
+    async def contexts(self, call: ContextCall, send: Send) -> None:
+        key = f"{self._task.name}/c{call.index:04d}"
+        prompt = self.contexts_prompt(call)
+        asked = await self._asker.ask(
+            "contexts",
+            lambda number: self.request(prompt, key, number),
+            lambda result: read(answer_text(result), prompt.form),
+        )
+        if asked is not None:
+            offset, failure = _outcome(asked)
+            await send(
+                ContextAnswer(call=call, offset=offset, failure=failure, wasted=asked.wasted)
+            )
+
+    async def seeds(self, call: SeedCall, send: Send) -> None:
+        key = f"{self._task.name}/s{call.index:06d}"
+        prompt = self.seeds_prompt(call)
+        asked = await self._asker.ask(
+            "seeds",
+            lambda number: self.request(prompt, key, number),
+            lambda result: read(answer_text(result), prompt.form),
+        )
+        if asked is not None:
+            offset, failure = _outcome(asked)
+            await send(SeedAnswer(call=call, offset=offset, failure=failure, wasted=asked.wasted))
+
+    async def instances(self, call: SlotCall, send: Send) -> None:
+        prompt = self.instance_prompt(call)
+        asked = await self._asker.ask(
+            "instances",
+            lambda number: self.request(prompt, call.key, number),
+            self._rows.outputs,
+        )
+        if asked is not None:
+            offset, failure = _outcome(asked)
+            invalid = None if isinstance(asked, Refused) else self._rows.fault(call, asked.value)
+            await send(
+                SlotAnswer(
+                    call=call, offset=offset, failure=failure, invalid=invalid, wasted=asked.wasted
+                )
+            )
+
+    async def correction(self, item: Block | SlotAnswer, send: Send) -> None:
+        """Judge a block; what is not to be judged passes through."""
+        if isinstance(item, SlotAnswer):
+            await send(Judged(answer=item, ballots=(), wasted=Usage()))
+            return
+        votes: list[dict[int, Ballot]] = [{} for _ in range(self._data.correction.votes)]
+        wasted = [Usage() for _ in votes]
+
+        async def vote(index: int) -> None:
+            key = f"{item.key}/v{index}"
+            wasted[index] = await self._judge(key, list(item.members), votes[index])
+
+        async with anyio.create_task_group() as group:
+            for index in range(len(votes)):
+                group.start_soon(vote, index)
+        slots = [member.call.slot for member in item.members]
+        if any(slot not in ballots for ballots in votes for slot in slots):
+            return  # The run takes no new calls; the block is judged when it is resumed.
+        spent = Usage()
+        for usage in wasted:
+            spent = add_usage(spent, usage)
+        for member in item.members:
+            ballots = tuple(ballots[member.call.slot] for ballots in votes)
+            await send(Judged(answer=member, ballots=ballots, wasted=spent))
+            spent = Usage()
+
+    async def _judge(
+        self, key: str, members: list[SlotAnswer], ballots: dict[int, Ballot]
+    ) -> Usage:
+        """One vote on some rows, halved until each has an answer; returns the tokens wasted."""
+        Random(f"{self._data.random_seed}:{key}").shuffle(members)
+        shown = self._data.correction.mode == "shown"
+        ids = item_ids(self._data.random_seed, key, len(members))
+        items = [
+            {"id": id_, **self._rows.judged_view(member.call, member.offset, shown=shown)}
+            for id_, member in zip(ids, members, strict=True)
+        ]
+        alone = len(members) == 1
+        wasted = Usage()
+        if (
+            alone
+            or sum(len(text) for item in items for text in item.values()) <= BATCH_PROMPT_BYTES
+        ):
+            prompt = self.correction_prompt(items)
+            asked = await self._asker.ask(
+                "correction",
+                lambda number: self.request(prompt, key, number),
+                lambda result: read_verdicts(answer_text(result), prompt.form, ids),
+                asks=ASKS if alone else 1,
+            )
+            if asked is None:
+                return wasted
+            wasted = asked.wasted
+            if isinstance(asked, Asked):
+                for id_, member in zip(ids, members, strict=True):
+                    ballots[member.call.slot] = Ballot(offset=asked.result.offset, id=id_)
+                return wasted
+            if alone or (asked.failure.kind in CALL_FAULTS and asked.failure.kind != "rejected"):
+                for member in members:
+                    ballots[member.call.slot] = Ballot(offset=-1, id="", failure=asked.failure)
+                return wasted
+        middle = (len(members) + 1) // 2
+        for half, part in enumerate((members[:middle], members[middle:])):
+            wasted = add_usage(wasted, await self._judge(f"{key}.{half}", part, ballots))
+        return wasted
+
+
+def _outcome(asked: Asked | Refused) -> tuple[int, Failure | None]:
+    if isinstance(asked, Asked):
+        return asked.result.offset, None
+    return -1, asked.failure
+
+
+def seed_of(random_seed: int, key: str) -> int:
+    """The `seed` parameter of a call: 31 bits, from the run's seed and the plan key."""
+    digest = blake2b(f"{random_seed}:{key}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def item_ids(random_seed: int, key: str, count: int) -> list[str]:
+    """Distinct short ids for the rows of a batch; not 1, 2, 3, so that a miscount shows."""
+    random = Random(f"{random_seed}:ids:{key}")
+    letters = "abcdefghjkmnpqrstuvwxyz"
+    ids: dict[str, None] = {}
+    while len(ids) < count:
+        ids[f"{random.choice(letters)}{random.choice(letters)}{random.randrange(10, 100)}"] = None
+    return list(ids)
