@@ -263,7 +263,7 @@ class Committer:
     # ---- durability
 
     async def publish(self) -> None:
-        """Write committed lines, once the answers behind them are on the disk; maybe a checkpoint."""
+        """Write committed lines, once the answers behind them are safe; maybe a checkpoint."""
         if self._files.pending:
             await self._journal.sync()
             self._files.flush()

@@ -1,4 +1,4 @@
-"""The embedded simulator: a child process that stands in for an endpoint when none is configured."""
+"""The embedded simulator: a child process that stands in for an endpoint."""
 
 import sys
 from collections.abc import AsyncIterator, Mapping

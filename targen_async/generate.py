@@ -290,7 +290,7 @@ class _Run:
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """What went wrong first, out of the groups that task groups wrap it in; our own errors first."""
+    """What went wrong first, out of the groups that task groups make; our own errors first."""
     causes: list[BaseException] = []
 
     def collect(one: BaseException) -> None:

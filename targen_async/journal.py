@@ -113,7 +113,7 @@ class Journal:
 
     def _make_reserve(self, size: int) -> None:
         try:
-            with open(self._reserve, "wb") as file:
+            with self._reserve.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             self._reserve.unlink(missing_ok=True)
@@ -250,7 +250,7 @@ def _checksum(kind: int, payload: bytes) -> int:
 
 def frames(path: Path) -> Iterator[Frame]:
     """Every whole record of a journal in order; ends silently at the first that is not."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         offset = 0
         buffer = b""
         position = 0
@@ -295,7 +295,7 @@ def valid_end(path: Path) -> int:
 
 def _whole_record_after(path: Path, start: int, size: int) -> bool:
     """Is there any intact record behind `start`? Looks at every place that bears the magic."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         file.seek(start)
         rest = file.read(size - start)
     position = rest.find(MAGIC, 1)

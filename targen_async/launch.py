@@ -82,7 +82,7 @@ def _check_endpoint(options: argparse.Namespace, config: RunConfig, *, begun: bo
 
 
 def run_generate(config: RunConfig, out: Path, *, quiet: bool, accept_task_change: bool) -> int:
-    """Run with progress on standard error; returns the exit code. Ctrl-C drains, twice stops now."""
+    """Run with progress on stderr; returns the exit code. Ctrl-C drains, twice stops now."""
     console = Console(stderr=True, quiet=quiet)
     control, stats = RunControl(), Stats()
     manifest: list[Manifest] = []

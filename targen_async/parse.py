@@ -23,7 +23,7 @@ _FENCE = re.compile(r"^```[a-zA-Z]*\s*\n(.*?)\n?```\s*$", re.DOTALL)
 
 
 class Form(Struct, frozen=True, kw_only=True):
-    """What an answer must look like. `schema` is strict JSON schema; `example` shows it in words."""
+    """What an answer must look like: a type, its strict JSON schema, and an example in words."""
 
     type: Any
     schema: Mapping[str, Any]
@@ -77,7 +77,7 @@ def _form(
 
 
 def _inline(node: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    """Put referenced parts in place, close every object and drop titles: strict mode wants it so."""
+    """Put referenced parts in place, close objects, drop titles: strict mode wants it so."""
     if isinstance(node, list):
         return [_inline(item, parts) for item in node]
     if not isinstance(node, dict):

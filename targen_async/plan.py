@@ -162,7 +162,8 @@ class RowPlan:
         if tried >= STARVED_TRIES and got < STARVED_YIELD * tried and self.wants(label):
             raise RunStopped(
                 f"label {label!r} starves: {tried} tries gave {got} usable rows; read "
-                "rejected.jsonl and failures.jsonl, then mend the task's templates or choose another model"
+                "rejected.jsonl and failures.jsonl, then mend the task's templates or choose "
+                "another model"
             )
 
     def _plan_wave(self) -> None:

@@ -142,7 +142,7 @@ class Contexts:
 
 
 class Seeds:
-    """Asks contexts for seeds in rounds, as far ahead as rows are planned; accepts them in order."""
+    """Asks contexts for seeds in rounds, no further ahead than rows are planned."""
 
     def __init__(
         self,
@@ -216,8 +216,8 @@ class Seeds:
                 barren = 0 if positions else barren + 1
                 if barren == BARREN_CALLS:
                     raise RunStopped(
-                        f"{BARREN_CALLS} calls for seeds in a row brought nothing new; ask for more "
-                        "contexts (`data.contexts`) or read failures.jsonl"
+                        f"{BARREN_CALLS} calls for seeds in a row brought nothing new; ask for "
+                        "more contexts (`data.contexts`) or read failures.jsonl"
                     )
 
     def _fresh(self, answer: SeedAnswer, notes: list[Note]) -> list[int]:

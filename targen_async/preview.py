@@ -2,7 +2,7 @@
 
 from targen_async.tasks import Task, load_task
 
-_STAND_INS = {"seed": "‹a seed›", "context": "‹a context›", "items": "‹one JSON object a row›"}
+_STAND_INS = {"seed": "<a seed>", "context": "<a context>", "items": "<one JSON object a row>"}
 
 
 def render_task(name_or_path: str, only: str | None) -> str:

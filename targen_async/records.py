@@ -70,8 +70,8 @@ class Failure(Struct, frozen=True, kw_only=True):
     key: str
     stage: StageName
     kind: str
-    """`malformed`, `misaligned` (ids of a batch), `truncated`, `refused`, `empty`, `oversized`: what
-    the model said; `rejected`, `exhausted`: what the endpoint said."""
+    """What the model said: `malformed`, `misaligned` (ids of a batch), `truncated`, `refused`,
+    `empty`, `oversized`. What the endpoint said: `rejected`, `exhausted`."""
     message: str
     attempts: int
     """How often it was asked."""
@@ -106,7 +106,7 @@ class Provenance(Struct, frozen=True, kw_only=True):
     templates: Mapping[str, str]
     """Stage to the first 16 hex digits of the SHA-256 of its template."""
     usage: Usage
-    """Of the instance call. Contexts, seeds and correction are shared between rows: see the manifest."""
+    """Of the instance call; what rows share is in the manifest."""
 
 
 class Instance(Struct, frozen=True, kw_only=True):

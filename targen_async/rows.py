@@ -200,7 +200,7 @@ def decide(planned: str, votes: Sequence[Vote], voters: int) -> tuple[Outcome, s
 
 
 def flat(instance: Instance) -> dict[str, Any]:
-    """A row as it stands on disk: the task's fields, the labels and the key flat, the audit nested."""
+    """A row as it stands on disk: key, fields and labels flat, the audit nested."""
     return {
         "key": instance.key,
         "task": instance.task,

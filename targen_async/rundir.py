@@ -144,7 +144,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Replace a file's content: readers see the old or the new one, also after power loss."""
     beside = path.with_name(f".{path.name}.new")
     try:
-        with open(beside, "wb") as file:
+        with beside.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -13,7 +13,7 @@ _FIXED = ("key", "task", "label", "label_before_correction", "provenance")
 
 
 def read_shards(folder: Path | str) -> Iterator[Instance]:
-    """The rows of a run in shard order. Reads line by line; a line half-written at the end is left out.
+    """The rows of a run in order, line by line; a half-written line at the end is left out.
 
     Raises UserError for a folder without shards, and for a line that is no row, naming it.
     """
@@ -21,7 +21,7 @@ def read_shards(folder: Path | str) -> Iterator[Instance]:
     if not shards:
         raise UserError(f"{folder} holds no run (there is no instances-00000.jsonl in it)")
     for shard in shards:
-        with open(shard, "rb") as file:
+        with shard.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.endswith(b"\n"):
                     yield _instance(line, f"{shard}:{number}")

@@ -11,7 +11,7 @@ from targen_async.tasks import Task
 
 
 class Slots:
-    """Turns seeds into calls for rows: no further than planned, no further ahead than the window."""
+    """Turns seeds into calls for rows, within the plan and the window."""
 
     def __init__(
         self,

@@ -58,9 +58,7 @@ class Steps:
         self._task = rows.task
         self._data = data
         self._plain = plain
-        self._label_list = "\n".join(
-            f"- {name}: {about}" for name, about in rows.task.labels.items()
-        )
+        self._labels = "\n".join(f"- {name}: {about}" for name, about in rows.task.labels.items())
         self.seeds_per_call = data.seeds_per_context or rows.task.seeds.per_call
 
     # ---- requests
@@ -128,7 +126,7 @@ class Steps:
         return Prompt(
             "correction",
             "",
-            {"items": lines, "labels": self._label_list},
+            {"items": lines, "labels": self._labels},
             self._rows.forms.correction,
             budget,
             0.0 if correction.votes == 1 else _VOTE_TEMPERATURE,

@@ -57,7 +57,7 @@ class Fact:
 
 @cache
 def _pattern(sentences: tuple[str, ...], values: tuple[str, ...]) -> re.Pattern[str]:
-    place = r"(?:[Tt]he|THE) [A-Za-z][\w ]*?"
+    place = r"(?:It|[Tt]he [a-z][a-z ]*?)"
     parts = []
     for number, text in enumerate(sentences):
         # "{It}" and "{it}" are any mention of the place, {v} one of the values.
@@ -156,6 +156,10 @@ def _passage(rng: random.Random, words: Grammar, kinds: Sequence[str], size: int
     for sentence in said:
         if count + len(sentence.split()) > size and count >= _LEAST_WORDS:
             break
+        # "It" where the sentence before is about the place too, as people write.
+        about = kept[-1].startswith((f"{capital(it)} ", "It ", capital(place)))
+        if about and sentence.startswith(f"{capital(it)} ") and rng.random() < 0.6:
+            sentence = sentence.replace(capital(it), "It", 1)
         kept.append(sentence)
         count += len(sentence.split())
     return " ".join(kept)
