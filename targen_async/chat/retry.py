@@ -52,6 +52,9 @@ class Breaker:
         self._probe_at = 0.0
         self._probe_delay_s = 1.0
         self._prober: ChatRequest | None = None
+        # In order of coming. A failed probe goes to the end of the line: were it to probe again,
+        # one request that breaks its server would keep all the others from being tried.
+        self._line: dict[object, None] = {}
         self._changed = anyio.Event()
         self._stopped = anyio.Event()
         self._end: Callable[[], TargenError] | None = None
@@ -60,18 +63,29 @@ class Breaker:
 
     async def admit(self, request: ChatRequest) -> None:
         """Wait until `request` may be sent. Raises Denied or RunStopped when none will be."""
-        while True:
-            self._raise_if_ended()
-            now = _now()
-            if now < self.resume_at:
-                await self._wait(self.resume_at)
-            elif not self._open:
-                return
-            elif self._prober is None and now >= self._probe_at:
-                self._prober = request
-                return
-            else:
-                await self._wait(self._probe_at if self._prober is None else math.inf)
+        place = object()
+        self._line[place] = None
+        try:
+            while True:
+                self._raise_if_ended()
+                now = _now()
+                if now < self.resume_at:
+                    await self._wait(self.resume_at)
+                elif not self._open:
+                    return
+                elif self._prober is not None:
+                    await self._wait(math.inf)
+                elif now < self._probe_at:
+                    await self._wait(self._probe_at)
+                elif next(iter(self._line)) is place:
+                    self._prober = request
+                    return
+                else:
+                    await self._wait(math.inf)
+        finally:
+            del self._line[place]
+            if self._open:
+                self._notify()
 
     def check(self, request: ChatRequest) -> None:
         """The gate of `Limited`. Raises Held when `request` may no longer be sent."""
