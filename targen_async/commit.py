@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import anyio
 import anyio.to_thread
 import msgspec
+import orjson
 from msgspec import Struct, field
 
 from targen_async.control import Demand, RunControl
@@ -32,7 +33,7 @@ from targen_async.records import (
 )
 from targen_async.rows import Rows, decide, flat
 from targen_async.rundir import Files, FilesState, to_line
-from targen_async.slots import balance
+from targen_async.slots import balance, row_key
 from targen_async.stats import Stats
 
 CHECKPOINT_EVERY_S = 1.0
@@ -115,7 +116,7 @@ class Committer:
             except RunStopped as error:
                 self._control.fail(error)
             await self.publish()
-            if self._done():
+            if self.done:
                 self._control.drain("all rows are delivered")
                 return
 
@@ -127,14 +128,16 @@ class Committer:
                 return
             self._window[judged.answer.call.slot] = judged
 
-    def _done(self) -> bool:
+    @property
+    def done(self) -> bool:
+        """Are all rows delivered that were ever asked for?"""
         return self.plan.done and self.state.targets_applied == len(self._targets)
 
     def _commit_ready(self) -> None:
         """Commit the unbroken run of slots at the watermark."""
         for slot in [slot for slot in self._window if slot < self.plan.state.watermark]:
             del self._window[slot]
-        while not self._done() and self.plan.state.watermark in self._window:
+        while not self.done and self.plan.state.watermark in self._window:
             self._commit(self._window.pop(self.plan.state.watermark))
             self._apply_targets()
         self._seed_demand.need(-(-self.plan.planned // self._rows_per_seed))
@@ -257,8 +260,10 @@ class Committer:
         stats.rejected = self.state.counts.rejected
         stats.failed = sum(self.state.counts.failed.values())
         stats.waiting = len(self._window)
-        seed, place = divmod(plan.state.watermark, self._rows_per_seed)
-        stats.waiting_for = f"{self._rows.task.name}/{seed:06d}/{place}"
+        stats.waiting_for = self._key(plan.state.watermark)
+
+    def _key(self, slot: int) -> str:
+        return row_key(self._rows.task.name, slot, self._rows_per_seed)
 
     # ---- durability
 
@@ -277,7 +282,22 @@ class Committer:
         self._files.flush()
         await anyio.to_thread.run_sync(self._files.sync)
         self._checkpoint()
+        self._list_surplus()
         await self._journal.sync()
+
+    def _list_surplus(self) -> None:
+        """Rows over a quota, at the end of rejected.jsonl and behind its checkpoint: a start with a
+        larger n cuts them off and takes what it can use."""
+        for id_, label, line in self._gate.surplus():
+            rejection = Rejection(
+                key=self._key(id_),
+                stage="instances",
+                reason="surplus",
+                detail=f"the quota of {label} is full",
+                row=orjson.loads(line),
+            )
+            self._files.rejected.add(to_line(msgspec.to_builtins(rejection)))
+        self._files.flush()
 
     def _checkpoint(self) -> None:
         self._gate.save(self.plan.state.watermark, self.state.seeds.call * MAX_PER_CALL)

@@ -179,6 +179,8 @@ class _Run:
         if probed is None:
             return
         self._announce(probed)
+        if self.committer.done:
+            return
         breaker = Breaker(give_up_after_s=patience_s)
         limited = Limited(
             http,

@@ -1,6 +1,6 @@
 """The journal: the only truth of a run, an append-only file of framed records.
 
-Frame: magic `tJ`, kind (1 byte), 0, payload length (u32), CRC-32 of kind, length and payload (u32),
+Frame: magic `tJ1`, kind (1 byte), payload length (u32), CRC-32 of kind, length and payload (u32),
 payload; little-endian. Everything else in a run's folder can be made again from this file.
 
 Three records follow one call: an intent before it is sent, then the raw answer before any parser
@@ -24,8 +24,8 @@ import msgspec
 from targen_async.errors import RunStopped, UserError
 
 VERSION = 1
-MAGIC = b"tJ"
-_HEADER = Layout("<2sBxII")
+MAGIC = b"tJ1"
+_HEADER = Layout("<3sBII")
 _INTENT = Layout("<16sIIB")
 _ANSWER = Layout("<Q")
 _CRC_PREFIX = Layout("<BI")

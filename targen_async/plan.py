@@ -15,6 +15,7 @@ from targen_async.errors import RunStopped
 
 STARVED_TRIES = 200
 STARVED_YIELD = 0.02
+_BLOCKS_PER_WINDOW = 4
 _LAST_SLOTS = 16
 """A wave with fewer slots left than this is waited for to its end before the next is planned."""
 
@@ -221,6 +222,6 @@ def blocks(start: int, end: int, *, size: int, group: int, random_seed: int) -> 
 
 def window_of(wave: Wave, slot: int, size: int) -> tuple[int, int]:
     """The stretch of `wave` around `slot` within which blocks are drawn: short, to fill early."""
-    step = 8 * size
+    step = _BLOCKS_PER_WINDOW * size
     start = slot - (slot - wave.start) % step
     return start, min(start + step, wave.end)

@@ -41,7 +41,7 @@ class Slots:
                 await self._control.changed.until(partial(self._decided, slot))
                 if self._over():
                     return
-                await send(self._call(slot, seed, place))
+                await send(self._call(slot, seed))
 
     def _decided(self, slot: int) -> bool:
         return self._over() or self._open(slot)
@@ -53,10 +53,10 @@ class Slots:
         watermark = self._plan.state.watermark
         return slot < self._plan.planned and slot < watermark + self._window
 
-    def _call(self, slot: int, seed: Seed, place: int) -> SlotCall:
+    def _call(self, slot: int, seed: Seed) -> SlotCall:
         return SlotCall(
             slot=slot,
-            key=f"{self._task.name}/{seed.index:06d}/{place}",
+            key=row_key(self._task.name, slot, self._rows_per_seed),
             label=self._plan.label(slot),
             axes=cell(self._task.instances.axes, slot, self._random_seed),
             seed=seed,
@@ -117,6 +117,12 @@ async def unjudged(incoming: Incoming, send: Send) -> None:
     """Stands in for `Blocks.work` when correction is off."""
     async for answer in incoming:
         await send(answer)
+
+
+def row_key(task_name: str, slot: int, rows_per_seed: int) -> str:
+    """The key of a row: plan indices only, seed and place within the seed."""
+    seed, place = divmod(slot, rows_per_seed)
+    return f"{task_name}/{seed:06d}/{place}"
 
 
 def balance(accepted: Mapping[str, int], labels: tuple[str, ...]) -> dict[str, int]:

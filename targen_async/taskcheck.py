@@ -1,7 +1,6 @@
 """Checks a task as a whole: every fault of every file at once, each with line and column."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from hashlib import sha256
@@ -93,14 +92,15 @@ def _check_names(spec: TaskFile, report: Report) -> None:
 def _check_labels(spec: TaskFile, report: Report) -> None:
     if len(spec.labels) < 2:
         report.at(("labels",), "a task needs two labels or more")
-    twice = Counter(label.casefold() for label in spec.labels)
+    seen: set[str] = set()
     for label in spec.labels:
         if label.casefold() == RESERVED_LABEL:
             report.at(("labels", label), "is reserved for a judge that finds no label to fit")
         if not label.isprintable() or label != label.strip() or not label:
             report.at(("labels", label), "a label is printable text without blanks around it")
-        if twice[label.casefold()] > 1:
+        if label.casefold() in seen:
             report.at(("labels", label), "another label differs only in capital letters")
+        seen.add(label.casefold())
 
 
 def _check_fields(spec: TaskFile, report: Report) -> None:

@@ -109,7 +109,7 @@ def read_spec(text: str, report: Report) -> TaskFile | None:
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        message, line, column = str(error), text.count("\n") + 1, 1
+        message, line, column = str(error), text.count("\n") + 1, len(text) - text.rfind("\n")
         if found := re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", message):
             message = message[: found.start()]
             line, column = int(found[1] or line), int(found[2] or column)
