@@ -96,7 +96,7 @@ class Asker:
         known = self._remembered(stage, request)
         if known is not None:
             return known
-        if self._control.draining is not None:
+        if not await self._control.may_send():
             return None
         counters = self._stats.stage(stage)
         counters.sent += 1

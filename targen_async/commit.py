@@ -84,6 +84,7 @@ class Committer:
         voters: int,
         block_size: int,
         rows_per_seed: int,
+        replay_to: int,
     ) -> None:
         self.state = state
         self.plan = plan
@@ -98,11 +99,13 @@ class Committer:
         self._voters = voters
         self._block_size = block_size
         self._rows_per_seed = rows_per_seed
+        self._replay_to = replay_to
         self._window: dict[int, Judged] = {}
         self._checkpointed_at = time.monotonic()
         stats.delivered_before = plan.delivered
         self._apply_targets()
         self._report()
+        control.replaying = plan.state.watermark < replay_to
 
     # ---- the stage
 
@@ -115,9 +118,10 @@ class Committer:
                 self._commit_ready()
             except RunStopped as error:
                 self._control.fail(error)
-            await self.publish()
             if self.done:
                 self._control.drain("all rows are delivered")
+            await self.publish()
+            if self.done:
                 return
 
     def _take_what_waits(self, incoming: Incoming) -> None:
@@ -140,6 +144,12 @@ class Committer:
         while not self.done and self.plan.state.watermark in self._window:
             self._commit(self._window.pop(self.plan.state.watermark))
             self._apply_targets()
+        if (
+            self._control.replaying
+            and not self.done
+            and self.plan.state.watermark >= self._replay_to
+        ):
+            self._control.end_replay()
         self._seed_demand.need(-(-self.plan.planned // self._rows_per_seed))
         self._report()
 
@@ -276,12 +286,18 @@ class Committer:
             await anyio.to_thread.run_sync(self._files.sync)
             self._checkpoint()
 
-    async def finish(self) -> None:
-        """The last checkpoint of this start: everything committed is safe when it returns."""
+    async def finish(self, trailing: Sequence[Note]) -> None:
+        """The last checkpoint of this start: everything committed is safe when it returns.
+
+        `trailing`: what was refused behind the last committed row. It is written down and counted
+        behind the checkpoint: a resumed run finds it again.
+        """
         await self._journal.sync()
         self._files.flush()
         await anyio.to_thread.run_sync(self._files.sync)
         self._checkpoint()
+        for note in trailing:
+            self._note(note)
         self._list_surplus()
         await self._journal.sync()
 

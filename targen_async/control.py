@@ -29,6 +29,8 @@ class RunControl:
         self.changed = Signal()
         self.draining: str | None = None
         """Why nothing new is sent any more."""
+        self.replaying = False
+        """Files are being made again: all that is needed is in the journal, so nothing is sent."""
         self.error: TargenError | None = None
         """What ended the run, to be raised once the calls under way are in."""
 
@@ -36,6 +38,15 @@ class RunControl:
         if self.draining is None:
             self.draining = reason
             self.changed.notify()
+
+    def end_replay(self) -> None:
+        self.replaying = False
+        self.changed.notify()
+
+    async def may_send(self) -> bool:
+        """Wait out a replay; False when no new calls are taken."""
+        await self.changed.until(lambda: not self.replaying or self.draining is not None)
+        return self.draining is None
 
     def fail(self, error: TargenError) -> None:
         """The run cannot go on: drain, then raise the first error."""

@@ -16,16 +16,20 @@ from targen_async.simulator.settings import SimulatorSettings
 _START_TIMEOUT_S = 30.0
 
 
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raises UserError that names the key when the simulator would refuse these settings."""
+    try:
+        msgspec.convert(settings, SimulatorSettings)
+    except msgspec.ValidationError as error:
+        raise UserError(f"`data.simulator`: {error}") from error
+
+
 @asynccontextmanager
 async def embedded_simulator(settings: Mapping[str, Any]) -> AsyncIterator[str]:
     """Run a simulator on a free port of this machine; yields its base URL.
 
     The child ends with this process, however that ends: it watches its standard input.
     """
-    try:
-        msgspec.convert(settings, SimulatorSettings)
-    except msgspec.ValidationError as error:
-        raise UserError(f"`data.simulator`: {error}") from error
     command = [sys.executable, "-m", "targen_async.simulator", "--port", "0"]
     command += ["--exit-with-parent", "--settings", orjson.dumps(settings).decode()]
     async with await anyio.open_process(

@@ -15,7 +15,7 @@ from targen_async.chat.retry import Breaker, Retrying
 from targen_async.commit import Committer
 from targen_async.config import OPENAI_URL, SIMULATED_MODEL, RunConfig
 from targen_async.control import Demand, RunControl
-from targen_async.embedded import embedded_simulator
+from targen_async.embedded import check_settings, embedded_simulator
 from targen_async.errors import TargenError, UserError
 from targen_async.manifest import Manifest, State, make_manifest
 from targen_async.opening import Parts, open_parts
@@ -26,7 +26,7 @@ from targen_async.rundir import Lock, open_folder, settle_config, write_manifest
 from targen_async.slots import Blocks, Slots, unjudged
 from targen_async.stages import Steps
 from targen_async.stats import Stats
-from targen_async.tasks import load_task
+from targen_async.tasks import Task, load_task
 
 Say = Callable[[str], None]
 MANIFEST_EVERY_S = 2.0
@@ -60,6 +60,7 @@ async def generate(
     control = control or RunControl()
     folder = Path(out)
     task = load_task(config.data.task)
+    _check_endpoint(config)
     open_folder(folder)
     with Lock(folder):
         settle_config(folder, config)
@@ -67,7 +68,7 @@ async def generate(
             parts = stack.enter_context(
                 open_parts(config, task, folder, accept_task_change=accept_task_change)
             )
-            base_url, api_key = await stack.enter_async_context(_endpoint(config))
+            base_url, api_key = await stack.enter_async_context(_endpoint(config, task))
             run = _Run(config, parts, control, stats or Stats(), say or (lambda _line: None))
             await run.go(base_url, api_key)
             if control.error is not None:
@@ -84,22 +85,31 @@ def generate_sync(config: RunConfig, out: Path | str, **options: object) -> Mani
     return anyio.run(main, backend_options={"use_uvloop": True})
 
 
-@asynccontextmanager
-async def _endpoint(config: RunConfig) -> AsyncIterator[tuple[str, str | None]]:
-    """Base URL and key of the endpoint; starts the embedded simulator where none is configured."""
-    api_key = os.environ.get(config.delivery.api_key_env) or None
-    if config.delivery.base_url is not None:
-        yield config.delivery.base_url, api_key
-    elif config.data.model == SIMULATED_MODEL:
-        async with embedded_simulator(config.data.simulator or {}) as base_url:
-            yield base_url, None
-    elif api_key is None:
+def _is_embedded(config: RunConfig) -> bool:
+    return config.delivery.base_url is None and config.data.model == SIMULATED_MODEL
+
+
+def _check_endpoint(config: RunConfig) -> None:
+    """Everything about the endpoint that can be wrong before anything is written or sent."""
+    if _is_embedded(config):
+        check_settings(config.data.simulator or {})
+    elif config.delivery.base_url is None and not os.environ.get(config.delivery.api_key_env):
         raise UserError(
             f"no API key: put it into the environment variable {config.delivery.api_key_env}, "
             "name another in `delivery.api_key_env`, or give --base-url for a server of your own"
         )
+
+
+@asynccontextmanager
+async def _endpoint(config: RunConfig, task: Task) -> AsyncIterator[tuple[str, str | None]]:
+    """Base URL and key of the endpoint; runs the embedded simulator where none is configured."""
+    if _is_embedded(config):
+        settings = {"task_folders": [task.folder], **(config.data.simulator or {})}
+        async with embedded_simulator(settings) as base_url:
+            yield base_url, None
     else:
-        yield OPENAI_URL, api_key
+        api_key = os.environ.get(config.delivery.api_key_env) or None
+        yield config.delivery.base_url or OPENAI_URL, api_key
 
 
 class _Run:
@@ -127,6 +137,7 @@ class _Run:
             accepted=parts.state.seeds.index,
         )
         self.contexts = Contexts(parts.rows, data, self.context_demand)
+        self.seeds = Seeds(parts.rows, data, parts.gate, self.seed_demand, parts.state.seeds)
         self.committer = Committer(
             parts.state,
             parts.found.targets,
@@ -141,6 +152,7 @@ class _Run:
             voters=0 if data.correction.mode == "off" else data.correction.votes,
             block_size=self.block_size,
             rows_per_seed=self.rows_per_seed,
+            replay_to=parts.replay_to,
         )
 
     async def go(self, base_url: str, api_key: str | None) -> None:
@@ -166,7 +178,9 @@ class _Run:
             raise _first_cause(group) from None
         finally:
             with anyio.CancelScope(shield=True):
-                await self.committer.finish()
+                done = self.committer.done
+                trailing = [] if done else [*self.contexts.notes, *self.seeds.notes]
+                await self.committer.finish(trailing)
                 write_manifest(self.parts.folder, self.manifest(final=True))
 
     async def _run_stages(self, http: HttpChat) -> None:
@@ -179,6 +193,8 @@ class _Run:
         if probed is None:
             return
         self._announce(probed)
+        if self.control.replaying:
+            self.say("files are missing or changed: they are made again from the journal")
         if self.committer.done:
             return
         breaker = Breaker(give_up_after_s=patience_s)
@@ -203,9 +219,6 @@ class _Run:
         parts, data, delivery = self.parts, self.config.data, self.config.delivery
         task = parts.rows.task
         calls = delivery.limits.max_in_flight
-        seeds = Seeds(
-            parts.rows, data, parts.gate, self.seed_demand, parts.state.seeds, steps.seeds_per_call
-        )
         slots = Slots(
             task,
             parts.plan,
@@ -228,9 +241,9 @@ class _Run:
             Stage(name="context-calls", work=self.contexts.calls),
             Stage(name="contexts", work=each(steps.contexts), workers=min(calls, 4)),
             Stage(name="context-point", work=self.contexts.point),
-            Stage(name="seed-calls", work=seeds.calls),
+            Stage(name="seed-calls", work=self.seeds.calls),
             Stage(name="seeds", work=each(steps.seeds), workers=few),
-            Stage(name="seed-point", work=seeds.point),
+            Stage(name="seed-point", work=self.seeds.point),
             Stage(name="slots", work=slots.work),
             Stage(name="instances", work=each(steps.instances), workers=calls),
             Stage(name="blocks", work=gather),

@@ -11,7 +11,7 @@ from msgspec import Struct
 from targen_async.commit import CommitState
 from targen_async.config import RunConfig
 from targen_async.distinct import DistinctGate
-from targen_async.errors import UserError
+from targen_async.errors import RunStopped, UserError
 from targen_async.journal import VERSION, Journal, Kind, Opened, Target, TaskChanged
 from targen_async.ledger import Ledger
 from targen_async.plan import RowPlan
@@ -36,6 +36,8 @@ class Parts(Struct, frozen=True, kw_only=True):
     state: CommitState
     plan: RowPlan
     rows: Rows
+    replay_to: int
+    """Row slots below it were committed before: making their files again takes no call."""
 
 
 @contextmanager
@@ -54,9 +56,15 @@ def open_parts(
         ledger = Ledger(journal)
         found = recover(journal.path, journal, ledger)
         _settle_task(config, task, folder, journal, found, accept_task_change)
+        committed = found.checkpoint.plan.watermark if found.checkpoint else 0
         state, files, gate = _in_step(config, folder, found)
         stack.callback(files.close)
         stack.callback(gate.close)
+        if state.plan.watermark < committed and found.task_changes:
+            raise RunStopped(
+                f"the files in {folder} are not what the journal says, and they cannot be made "
+                "again as the task was changed since: restore them, or choose another --out"
+            )
         if not found.targets or found.targets[-1].n != config.delivery.n:
             target = Target(slot=state.plan.watermark, n=config.delivery.n)
             journal.append(Kind.TARGET, msgspec.msgpack.encode(target))
@@ -71,6 +79,7 @@ def open_parts(
             state=state,
             plan=RowPlan(tuple(task.labels), config.data.random_seed, state.plan),
             rows=Rows(journal, task, Forms(task)),
+            replay_to=committed,
         )
 
 

@@ -84,7 +84,12 @@ def _inline(node: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
         return node
     if "$ref" in node:
         return _inline(parts[node["$ref"]], parts)
-    plain = {key: _inline(value, parts) for key, value in node.items() if key != "title"}
+    # A schema's title is a text; an output may be called "title" too, and that is a schema.
+    plain = {
+        key: _inline(value, parts)
+        for key, value in node.items()
+        if not (key == "title" and isinstance(value, str))
+    }
     if "enum" in plain:
         plain["type"] = "string"
     if plain.get("type") == "object":

@@ -18,6 +18,7 @@ from targen_async.records import (
     Context,
     ContextAnswer,
     ContextCall,
+    Failure,
     Note,
     Rejection,
     Seed,
@@ -63,6 +64,8 @@ class Contexts:
         self._demand = demand
         self._most_calls = 3 * ceil(data.contexts / self._spec.per_call) + 10
         self.accepted = 0
+        self.notes: list[Note] = []
+        """What was refused since the last context that was passed on."""
         self.shortfall = 0
         """How many contexts fewer than asked for the run has to live with."""
 
@@ -76,7 +79,6 @@ class Contexts:
     async def point(self, incoming: Incoming, send: Send) -> None:
         window: dict[int, ContextAnswer] = {}
         seen: set[str] = set()
-        notes: list[Note] = []
         wasted = Usage()
         due = 0
         async for answer in incoming:
@@ -84,7 +86,7 @@ class Contexts:
             while due in window:
                 answer = window.pop(due)
                 wasted = add_usage(wasted, answer.wasted)
-                fresh = self._fresh(answer, seen, notes)
+                fresh = self._fresh(answer, seen)
                 self._demand.settle(len(fresh))
                 for text in fresh:
                     await send(
@@ -92,23 +94,23 @@ class Contexts:
                             index=self.accepted,
                             text=text,
                             axes=answer.call.axes,
-                            notes=tuple(notes),
+                            notes=tuple(self.notes),
                             wasted=wasted,
                         )
                     )
-                    notes, wasted = [], Usage()
+                    self.notes, wasted = [], Usage()
                     self.accepted += 1
                     if self.accepted == self._data.contexts:
                         self._demand.close()
                         return
                 due += 1
                 if due == self._most_calls:
-                    self._run_short(notes)
+                    self._run_short()
                     return
 
-    def _fresh(self, answer: ContextAnswer, seen: set[str], notes: list[Note]) -> list[str]:
+    def _fresh(self, answer: ContextAnswer, seen: set[str]) -> list[str]:
         if answer.failure is not None:
-            notes.append(answer.failure)
+            self.notes.append(answer.failure)
             return []
         fresh: list[str] = []
         for position, text in enumerate(self._rows.contexts(answer.offset)):
@@ -118,7 +120,7 @@ class Contexts:
                 seen.add(same)
                 fresh.append(text)
                 continue
-            notes.append(
+            self.notes.append(
                 Rejection(
                     key=f"{self._rows.task.name}/c{answer.call.index:04d}/{position}",
                     stage="contexts",
@@ -129,11 +131,12 @@ class Contexts:
             )
         return fresh
 
-    def _run_short(self, notes: list[Note]) -> None:
+    def _run_short(self) -> None:
         self.shortfall = self._data.contexts - self.accepted
         self._demand.close()
         if not self.accepted:
-            reason = notes[-1].message if notes and not isinstance(notes[-1], Rejection) else ""
+            last = self.notes[-1] if self.notes else None
+            reason = last.message if isinstance(last, Failure) else ""
             raise RunStopped(
                 f"{self._most_calls} calls for contexts brought none that can be used"
                 + (f" (the last: {reason})" if reason else "")
@@ -151,7 +154,6 @@ class Seeds:
         gate: DistinctGate,
         demand: Demand,
         start: SeedStart,
-        per_call: int,
     ) -> None:
         self._rows = rows
         self._spec = rows.task.seeds
@@ -159,7 +161,8 @@ class Seeds:
         self._gate = gate
         self._demand = demand
         self._start = start
-        self._per_call = per_call
+        self.notes: list[Note] = []
+        """What was refused since the last seed that was passed on."""
 
     async def calls(self, incoming: Incoming, send: Send) -> None:
         contexts: list[Context] = []
@@ -182,7 +185,6 @@ class Seeds:
 
     async def point(self, incoming: Incoming, send: Send) -> None:
         window: dict[int, SeedAnswer] = {}
-        notes: list[Note] = []
         wasted = Usage()
         due = self._start.call
         made = self._start.index
@@ -194,10 +196,10 @@ class Seeds:
                 due += 1
                 first = made
                 if answer.call.index == answer.call.context.index:
-                    notes.extend(answer.call.context.notes)
+                    self.notes.extend(answer.call.context.notes)
                     wasted = add_usage(wasted, answer.call.context.wasted)
                 wasted = add_usage(wasted, answer.wasted)
-                positions = self._fresh(answer, notes)
+                positions = self._fresh(answer)
                 self._demand.settle(len(positions))
                 for position in positions:
                     await send(
@@ -207,11 +209,11 @@ class Seeds:
                             first_index=first,
                             offset=answer.offset,
                             position=position,
-                            notes=tuple(notes),
+                            notes=tuple(self.notes),
                             wasted=wasted,
                         )
                     )
-                    notes, wasted = [], Usage()
+                    self.notes, wasted = [], Usage()
                     made += 1
                 barren = 0 if positions else barren + 1
                 if barren == BARREN_CALLS:
@@ -220,10 +222,10 @@ class Seeds:
                         "more contexts (`data.contexts`) or read failures.jsonl"
                     )
 
-    def _fresh(self, answer: SeedAnswer, notes: list[Note]) -> list[int]:
+    def _fresh(self, answer: SeedAnswer) -> list[int]:
         """Positions of the usable new seeds of an answer."""
         if answer.failure is not None:
-            notes.append(answer.failure)
+            self.notes.append(answer.failure)
             return []
         positions: list[int] = []
         texts = self._rows.seeds(answer.offset)[:MAX_PER_CALL]
@@ -233,7 +235,7 @@ class Seeds:
             if problem is None and self._gate.new_seed(id_, text):
                 positions.append(position)
                 continue
-            notes.append(
+            self.notes.append(
                 Rejection(
                     key=f"{self._rows.task.name}/s{answer.call.index:06d}/{position}",
                     stage="seeds",

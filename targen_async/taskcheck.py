@@ -225,10 +225,7 @@ def _check_templates(
     spec: TaskFile | None, texts: Mapping[str, str], report: Report
 ) -> dict[str, Template]:
     """The templates by `<stage>` or `<stage>.<variant>`; what is missing or unused is reported."""
-    certain = spec is not None and not any(
-        report.is_bad(path)
-        for path in (("labels",), ("instances", "template_by"), ("instances", "axes"))
-    )
+    certain = spec is not None and _sure_of_variants(spec, report)
     keys = {str(stage): f"{stage}.txt" for stage in STAGES if stage != "instances"}
     if spec is not None:
         for variant in variants(spec.labels, spec.instances):
@@ -253,6 +250,15 @@ def _check_templates(
     if spec is not None and certain and set(keys) <= set(templates):
         _check_use(spec, templates, report)
     return dict(sorted(templates.items()))
+
+
+def _sure_of_variants(spec: TaskFile, report: Report) -> bool:
+    """Whether it can be told which instance templates the task means to have."""
+    by, axis = spec.instances.template_by, ("instances", "axes", str(spec.instances.template_by))
+    unknown = by is not None and by != "label" and by not in spec.instances.axes
+    parts: tuple[TomlPath, ...] = (("labels",), ("instances", "template_by"), axis)
+    broken = any(path[:3] == axis for path in report.bad) or any(map(report.is_bad, parts))
+    return not unknown and not broken
 
 
 def _check_template(

@@ -39,7 +39,7 @@ def answer(request: ChatRequest, settings: SimulatorSettings) -> SimulatedAnswer
     wording, luck = random.Random(digest), random.Random(digest ^ 1)
     ask = recognise(request, settings.task_folders)
     if ask is None:
-        return _finish(request, settings, luck, None, {"text": _CHAT}, [])
+        return _chat(request, settings, wording, luck)
     done: list[str] = []
     if ask.stage == "correction":
         content: dict[str, Any] = {"items": _verdicts(ask, settings, luck, done)}
@@ -53,8 +53,16 @@ def answer(request: ChatRequest, settings: SimulatorSettings) -> SimulatedAnswer
     return _finish(request, settings, luck, ask, content, done)
 
 
-def gold(task: str, row: Mapping[str, Any], lexicon: str = "full") -> str | None:
-    """The true label of a row, recomputed from its fields alone; None if no grammar wrote it."""
+def gold(instance: Mapping[str, Any], lexicon: str = "full") -> str | None:
+    """The true label of a row, recomputed from its fields alone; None if no grammar wrote it.
+
+    `instance` is a row as it stands in a shard: its `task` and the task's fields are looked at.
+    """
+    return gold_of(instance["task"], instance, lexicon)
+
+
+def gold_of(task: str, row: Mapping[str, Any], lexicon: str) -> str | None:
+    """`gold` of bare fields."""
     small = lexicon == "small"
     if task == "copa":
         return copa.gold(row, small)
@@ -150,7 +158,7 @@ def _judged(ask: Ask, settings: SimulatorSettings, row: Mapping[str, Any]) -> st
     if ask.task == "copa":
         return copa.judge(row, settings.lexicon == "small")
     if ask.task in _GRAMMARS:
-        return gold(ask.task, row, settings.lexicon)
+        return gold_of(ask.task, row, settings.lexicon)
     return filler.judge(row, _labels_of(ask))
 
 
@@ -164,7 +172,7 @@ def _finish(
     request: ChatRequest,
     settings: SimulatorSettings,
     luck: random.Random,
-    ask: Ask | None,
+    ask: Ask,
     content: dict[str, Any],
     done: list[str],
 ) -> SimulatedAnswer:
@@ -175,12 +183,10 @@ def _finish(
         name: luck.random() < getattr(settings, name)
         for name in ("hostile", "free_text", "malformed", "refusals", "truncation")
     }
-    if ask is None:
-        draws["hostile"] = draws["free_text"] = draws["malformed"] = False
     if draws["hostile"]:
         content = faults.hostile(luck, content)
         done.append("hostile")
-    text = faults.dump(content) if ask else str(content["text"])
+    text = faults.dump(content)
     if draws["refusals"]:
         text, refusal, name = _refused(luck)
         done.append(name)
@@ -194,6 +200,31 @@ def _finish(
         text = text[: int(len(text) * luck.uniform(0.2, 0.9))]
         finish_reason = "length"
         done.append("truncation")
+    return _limited(request, ask.stage, text, finish_reason, refusal, done)
+
+
+def _chat(
+    request: ChatRequest, settings: SimulatorSettings, wording: random.Random, luck: random.Random
+) -> SimulatedAnswer:
+    """The answer to a prompt of no task, such as a probe of what the endpoint takes.
+
+    Of the faults it has free text only, which is what a probe is for.
+    """
+    prose = request.json_schema is None or luck.random() < settings.free_text
+    text = _CHAT if prose else faults.dump(filler.of_schema(wording, request.json_schema or {}))
+    done = ["free_text"] if prose and request.json_schema is not None else []
+    return _limited(request, "other", text, "stop", None, done)
+
+
+def _limited(
+    request: ChatRequest,
+    stage: str,
+    text: str,
+    finish_reason: str,
+    refusal: str | None,
+    done: list[str],
+) -> SimulatedAnswer:
+    """The answer, cut where it is longer than `max_tokens`, with its usage."""
     raw = text.encode("utf-8")
     if request.max_tokens and len(raw) > request.max_tokens * _BYTES_PER_TOKEN:
         raw = raw[: request.max_tokens * _BYTES_PER_TOKEN]
@@ -207,7 +238,7 @@ def _finish(
         finish_reason=finish_reason,
         refusal=refusal,
         usage=usage,
-        stage=ask.stage if ask else "other",
+        stage=stage,
         faults=tuple(done),
     )
 

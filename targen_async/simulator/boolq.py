@@ -77,7 +77,7 @@ class Grammar:
         self.small = small
         world = data("boolq")
         self.kinds: dict[str, list[str]] = (
-            {"art": ["Museum", "Library"]} if small else world["kinds"]
+            {"art": world["kinds"]["art"]} if small else world["kinds"]
         )
         self.group_of = {k.lower(): group for group, kinds in self.kinds.items() for k in kinds}
         self.facts = [
@@ -85,7 +85,7 @@ class Grammar:
             for entry in world["fact"]
             if not small or entry.get("small")
         ]
-        self.families: list[str] = world["families"]
+        self.families: list[str] = world["families"][: 6 if small else None]
         self.filler: list[str] = world["filler"]["sentences"]
         self.questions = PhraseIndex([(q, fact) for fact in self.facts for q in fact.questions])
 
@@ -142,13 +142,16 @@ def seeds(
 def _passage(rng: random.Random, words: Grammar, kinds: Sequence[str], size: int) -> str:
     """A passage of at most about `size` words."""
     kind = rng.choice(kinds or sorted(words.group_of))
-    owner = town(rng) if rng.random() < 0.7 else rng.choice(words.families)
+    owner = town(rng, words.small) if rng.random() < 0.7 else rng.choice(words.families)
     if rng.random() < 0.3:
-        owner = f"{town(rng)} {rng.choice(words.families)}"
+        owner = f"{town(rng, words.small)} {rng.choice(words.families)}"
     place, it = f"the {owner} {kind.title()}", f"the {kind}"
-    intro = rng.choice(_INTRO).format(x=place, X=capital(place), town=town(rng))
+    intro = rng.choice(_INTRO).format(x=place, X=capital(place), town=town(rng, words.small))
     facts = [fact for fact in words.facts if words.group_of[kind] in fact.kinds]
     rng.shuffle(facts)
+    # Either answer can be had from a fact with a value, so no passage is without one.
+    first = next(number for number, fact in enumerate(facts) if fact.values)
+    facts.insert(0, facts.pop(first))
     said = [_state(rng, fact, it) for fact in facts]
     for text in rng.sample(words.filler, 3):
         said.insert(rng.randint(2, max(2, len(said))), _say(text, it, ""))

@@ -75,7 +75,7 @@ def seeds(rng: random.Random, count: int, small: bool) -> list[str]:
             slot: rng.choice(words.words[slot]) for slot in phrase.slots if slot in words.words
         }
         values["person"], values["person2"] = (name for name, _ in rng.sample(people(small), 2))
-        values["town"], values["town2"] = town(rng), town(rng)
+        values["town"], values["town2"] = town(rng, small), town(rng, small)
         if "landmark2" in phrase.slots:
             values["landmark"], values["landmark2"] = rng.sample(words.words["landmark"], 2)
         found[capital(phrase.fill(values)) + "."] = None

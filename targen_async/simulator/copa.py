@@ -47,7 +47,7 @@ class Grammar:
         self.words = narrowed(data("lexicon")["slots"], small)
         entries = [e for e in data("copa")["frame"] if not small or e.get("small")]
         self.frames = [Frame(entry, self.words) for entry in entries]
-        self.leads: list[str] = [] if small else data("lexicon")["leads"]
+        self.leads: list[str] = data("lexicon")["leads"][: 6 if small else None]
         self.premises = PhraseIndex([(frame.premise, frame) for frame in self.frames])
         self.choices = PhraseIndex(
             [
@@ -106,8 +106,9 @@ def seeds(rng: random.Random, count: int, context: str, small: bool) -> list[str
             break
         frame = rng.choice(frames)
         text = words.draw(rng, frame.premise, person_slots(*rng.choice(people(small))))
-        if words.leads and rng.random() < 0.5:
-            start = text if text.startswith(_named_first(frame)) else text[0].lower() + text[1:]
+        if rng.random() < 0.5:
+            named_first = frame.premise.text.startswith("{Name}")
+            start = text if named_first else text[0].lower() + text[1:]
             text = f"{rng.choice(words.leads)}, {start}"
         if len(text.split()) <= _PREMISE_WORDS:
             found[text] = None
@@ -163,13 +164,6 @@ def _frame_of(words: Grammar, premise: str) -> tuple[Frame, dict[str, str]]:
     if read:
         return read
     return words.frames[zlib.crc32(premise.strip().encode()) % len(words.frames)], {}
-
-
-def _named_first(frame: Frame) -> str | tuple[str, ...]:
-    """What a premise starts with where its first letter must stay a capital."""
-    if frame.premise.text.startswith("{Name}"):
-        return tuple(name for name, _ in people(False))
-    return "\0"
 
 
 def _lowered(text: str) -> str:

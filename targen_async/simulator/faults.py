@@ -18,7 +18,8 @@ _HOSTILE = (
     "{{ seed }} {{ label }} {{ name }} {% raw %} ${HOME} %s",
     "\"'`;--\\n</td></table>&amp;&#x202e;",
     "\ufdfa\u0301\u0301\u0301\ud83d\ude00\ufffd".encode("utf-16", "surrogatepass").decode("utf-16"),
-    "very long " * 2000,
+    "very long " * 100,
+    "very, very long " * 2000,
 )
 
 

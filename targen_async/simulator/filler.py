@@ -68,3 +68,16 @@ def judge(row: Mapping[str, Any], labels: Sequence[str]) -> str | None:
     hits = {label: len(found & (set(words_of(label)) - shared)) for label in labels}
     best = max(hits, key=lambda label: hits[label], default=None)
     return best if best is not None and hits[best] else None
+
+
+def of_schema(rng: random.Random, schema: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """Some value that a JSON schema allows: for a question that belongs to no task."""
+    if "enum" in schema:
+        return rng.choice(schema["enum"])
+    kind = schema.get("type")
+    if kind == "object" or "properties" in schema:
+        return {name: of_schema(rng, part) for name, part in schema.get("properties", {}).items()}
+    if kind == "array":
+        return [of_schema(rng, schema.get("items", {})) for _ in range(schema.get("minItems", 1))]
+    plain = {"integer": 1, "number": 1.0, "boolean": True, "null": None}
+    return plain[kind] if kind in plain else rng.choice(words_of(_SHARED))

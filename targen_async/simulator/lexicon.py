@@ -25,6 +25,9 @@ PRONOUNS = {
     "himself": ("himself", "herself"),
 }
 _NAME = "[A-Z][a-z]+"
+# Enough for some thousand different rows, few enough for a tiny model to learn.
+_SMALL_NAMES = 12
+_SMALL_WORDS = 6
 
 
 @cache
@@ -37,7 +40,7 @@ def data(name: str) -> dict[str, Any]:
 def people(small: bool) -> tuple[tuple[str, bool], ...]:
     """First names, each with whether the pronoun is `he`."""
     words = data("lexicon")
-    limit = 3 if small else None
+    limit = _SMALL_NAMES if small else None
     women = [(name, False) for name in words["women"][:limit]]
     return tuple(women + [(name, True) for name in words["men"][:limit]])
 
@@ -55,10 +58,11 @@ def person_slots(name: str, he: bool) -> dict[str, str]:
     return slots
 
 
-def town(rng: random.Random) -> str:
+def town(rng: random.Random, small: bool) -> str:
     """A made-up town, such as Elmstead."""
     words = data("lexicon")
-    return f"{rng.choice(words['first'])}{rng.choice(words['second'])}"
+    limit = _SMALL_WORDS if small else None
+    return f"{rng.choice(words['first'][:limit])}{rng.choice(words['second'][:limit])}"
 
 
 def capital(text: str) -> str:
@@ -150,5 +154,7 @@ class PhraseIndex(Generic[T]):
 
 
 def narrowed(words: Mapping[str, Sequence[str]], small: bool) -> dict[str, tuple[str, ...]]:
-    """The word lists, or the first three words of each."""
-    return {name: tuple(values[:3] if small else values) for name, values in words.items()}
+    """The word lists, or the first words of each."""
+    return {
+        name: tuple(values[:_SMALL_WORDS] if small else values) for name, values in words.items()
+    }

@@ -10,6 +10,7 @@ import orjson
 import uvloop
 from aiohttp import web
 
+from targen_async.config import SIMULATED_MODEL
 from targen_async.records import ChatRequest
 from targen_async.simulator import wire
 from targen_async.simulator.answers import SimulatedAnswer, answer, prompt_tokens
@@ -18,7 +19,6 @@ from targen_async.simulator.transport import Limits, Outages, Transport
 
 _JSON = "application/json"
 _BODY_BYTES = 64 * 1024 * 1024
-SIMULATED_MODEL = "simulated"
 
 
 class Stats:

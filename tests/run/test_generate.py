@@ -48,7 +48,7 @@ def test_correction_mends_most_of_the_noise_and_the_table_counts_it(
     noisy_runs: dict[str, Path], task: str
 ) -> None:
     found = rows(noisy_runs[task])
-    truth = [gold(row["task"], row) for row in found]
+    truth = [gold(row) for row in found]
     before = sum(r["label_before_correction"] == t for r, t in zip(found, truth, strict=True))
     after = sum(r["label"] == t for r, t in zip(found, truth, strict=True))
     assert 850 <= before <= 950
@@ -181,7 +181,7 @@ def test_votes_and_the_papers_way_of_correcting(tmp_path: Path) -> None:
             assert done.returncode == 0, done.stderr
 
     def right(name: str) -> int:
-        return sum(gold(row["task"], row) == row["label"] for row in rows(tmp_path / name))
+        return sum(gold(row) == row["label"] for row in rows(tmp_path / name))
 
     assert right("three") > right("one")
     assert all(len(row["provenance"]["votes"]) == 3 for row in rows(tmp_path / "three"))
@@ -207,7 +207,7 @@ def test_raising_n_keeps_the_rows_and_uses_the_surplus_first(tmp_path: Path) -> 
     second = rows(out)
     assert second[:90] == first
     assert len(second) == 120
-    assert Counter(row["label"] for row in second) == {l: 40 for l in load_task("cb").labels}
+    assert Counter(row["label"] for row in second) == dict.fromkeys(load_task("cb").labels, 40)
     assert {row["key"] for row in second[90:]} & set(kept), "no surplus row was used"
     assert more < 60
     assert manifest(out)["identity_broken_by"] == ["n was raised"]
