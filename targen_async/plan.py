@@ -6,6 +6,7 @@ the plan never depends on which answer came first.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from math import ceil
 from random import Random
 
@@ -29,10 +30,15 @@ def cell(axes: Mapping[str, Sequence[str]], index: int, random_seed: int) -> dic
     values: dict[str, str] = {}
     for name, choices in axes.items():
         turn, place = divmod(index, len(choices))
-        order = list(choices)
-        Random(f"{random_seed}:{name}:{turn}").shuffle(order)
-        values[name] = order[place]
+        values[name] = choices[_order(len(choices), f"{random_seed}:{name}:{turn}")[place]]
     return values
+
+
+@lru_cache(256)
+def _order(length: int, random_seed: str) -> tuple[int, ...]:
+    order = list(range(length))
+    Random(random_seed).shuffle(order)
+    return tuple(order)
 
 
 def quotas(n: int, labels: Sequence[str], random_seed: int) -> dict[str, int]:
