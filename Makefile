@@ -1,12 +1,13 @@
 # make demo    set up, make 200 rows on the simulated endpoint, show five of them
 # make test    set up, run all tests
 # make lint    ruff and mypy
+# make bench   what a call and an import cost; a few minutes, for an idle machine
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: demo test quick lint clean
+.PHONY: demo test quick lint bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/core
@@ -26,6 +27,10 @@ lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/dev
+	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/engine.py --json bench/results/engine.json
 
 # A stamp a set of packages: made again when pyproject.toml changes.
 $(VENV)/core: pyproject.toml

@@ -59,11 +59,15 @@ class Demand:
     """How many calls a source should have made by now.
 
     A source makes the next call while what was accepted and what the calls under way should bring
-    fall short of `needed`. Only *when* a call is made depends on it, never what it asks for.
+    fall short of `needed`, unless `window` calls wait for one before them. Only *when* a call is
+    made depends on it, never what it asks for.
     """
 
-    def __init__(self, control: RunControl, *, per_call: int, needed: int, accepted: int) -> None:
+    def __init__(
+        self, control: RunControl, *, per_call: int, needed: int, accepted: int, window: int
+    ) -> None:
         self._control = control
+        self._window = window
         self._per_call = per_call
         self.needed = needed
         self.accepted = accepted
@@ -78,7 +82,7 @@ class Demand:
         self._control.changed.notify()
 
     def settle(self, gained: int) -> None:
-        """One call has come back with `gained` accepted items."""
+        """The next call in order has come back with `gained` accepted items."""
         self._outstanding -= 1
         self._offered += self._per_call
         self._gained += gained
@@ -91,7 +95,7 @@ class Demand:
 
     async def next_call(self) -> bool:
         """Wait until another call is due; False when there will be none."""
-        await self._control.changed.until(lambda: self._over() or self._short())
+        await self._control.changed.until(lambda: self._over() or self._due())
         if self._over():
             return False
         self._outstanding += 1
@@ -100,7 +104,9 @@ class Demand:
     def _over(self) -> bool:
         return self.closed or self._control.draining is not None
 
-    def _short(self) -> bool:
+    def _due(self) -> bool:
+        if self._outstanding >= self._window:
+            return False
         rate = (self._gained + self._per_call) / (self._offered + self._per_call)
         coming = self._outstanding * self._per_call * min(1.0, rate)
         return self.accepted + coming < self.needed

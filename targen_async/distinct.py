@@ -178,6 +178,12 @@ class DistinctGate:
             "SELECT id, label, line FROM surplus WHERE adopted_at IS NULL ORDER BY id"
         ).fetchall()
 
+    def surplus_count(self) -> int:
+        count: int = self._db.execute(
+            "SELECT count(*) FROM surplus WHERE adopted_at IS NULL"
+        ).fetchone()[0]
+        return count
+
     def adopt_surplus(self, id_: int, watermark: int) -> None:
         self._db.execute("UPDATE surplus SET adopted_at = ? WHERE id = ?", (watermark, id_))
 

@@ -128,13 +128,18 @@ class _Run:
         self.rows_per_seed = data.rows_per_seed or task.instances.rows_per_seed
         self.block_size = data.correction.per_call or task.correction.per_call
         self.context_demand = Demand(
-            control, per_call=task.contexts.per_call, needed=data.contexts, accepted=0
+            control,
+            per_call=task.contexts.per_call,
+            needed=data.contexts,
+            accepted=0,
+            window=config.delivery.window,
         )
         self.seed_demand = Demand(
             control,
             per_call=data.seeds_per_context or task.seeds.per_call,
             needed=0,
             accepted=parts.state.seeds.index,
+            window=config.delivery.window,
         )
         self.contexts = Contexts(parts.rows, data, self.context_demand)
         self.seeds = Seeds(parts.rows, data, parts.gate, self.seed_demand, parts.state.seeds)
@@ -298,9 +303,10 @@ class _Run:
             commit=parts.state,
             plan=parts.plan,
             ledger=parts.ledger,
-            surplus=len(parts.gate.surplus()),
+            surplus=parts.gate.surplus_count(),
             identity_broken_by=broken,
             contexts_missing=self.contexts.shortfall,
+            waiting_for="" if final else self.stats.waiting_for,
         )
 
 

@@ -65,6 +65,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     identity_broken_by: list[str]
     """Why an unbroken run might have given other bytes; empty: it would not."""
     contexts_missing: int
+    waiting_for: str
+    """While it runs: the row key that the next commit waits for."""
     versions: dict[str, str]
     config: dict[str, Any]
 
@@ -83,6 +85,7 @@ def make_manifest(
     surplus: int,
     identity_broken_by: list[str],
     contexts_missing: int,
+    waiting_for: str,
 ) -> Manifest:
     """The manifest of a run at its last checkpoint."""
     totals = ledger.totals()
@@ -126,6 +129,7 @@ def make_manifest(
         shards=commit.files.shards,
         identity_broken_by=identity_broken_by,
         contexts_missing=contexts_missing,
+        waiting_for=waiting_for,
         versions={
             "targen_async": metadata.version("targen-async"),
             "python": platform.python_version(),

@@ -62,6 +62,10 @@ def deal(counts: Mapping[str, int], random_seed: int, wave: int) -> list[str]:
     return dealt
 
 
+# Asked for once a row: the plan's view of the same few values of n.
+_quotas = lru_cache(16)(quotas)
+
+
 class Wave(Struct, frozen=True, kw_only=True):
     """Slots [start, start + sum of counts). Correction blocks never reach over a wave's end."""
 
@@ -103,8 +107,9 @@ class RowPlan:
         self._plan_wave()
 
     @property
-    def quota(self) -> dict[str, int]:
-        return quotas(self.state.n, self.labels, self.random_seed)
+    def quota(self) -> Mapping[str, int]:
+        """Rows wanted of each label."""
+        return _quotas(self.state.n, self.labels, self.random_seed)
 
     @property
     def planned(self) -> int:
@@ -193,11 +198,11 @@ class RowPlan:
 
     def _outstanding(self) -> dict[str, int]:
         """Planned and uncommitted slots by label."""
-        waiting: dict[str, int] = {}
-        for slot in range(self.state.watermark, self.planned):
-            label = self.label(slot)
-            waiting[label] = waiting.get(label, 0) + 1
-        return waiting
+        waves, tried = self.state.waves, self.state.tried
+        return {
+            label: sum(wave.counts.get(label, 0) for wave in waves) - tried.get(label, 0)
+            for label in self.labels
+        }
 
     def _rate(self, planned: str, label: str) -> float:
         """Share of rows planned as one label that came out as another; one good row is assumed."""

@@ -149,9 +149,19 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise _stopped(path, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new and renamed files in a folder survive power loss."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _stopped(path: Path, error: OSError) -> RunStopped:
@@ -230,6 +240,7 @@ class Files:
                 stray.unlink()
         self.rejected = Appender(folder / REJECTED, state.rejected_bytes)
         self.failures = Appender(folder / FAILURES, state.failures_bytes)
+        sync_folder(folder)
 
     def add_row(self, line: bytes) -> None:
         if self.rows == self.rows_per_shard:
@@ -238,6 +249,7 @@ class Files:
             self.sealed.append(self._seal())
             self.shard.close()
             self.shard = Appender(self.folder / shard_name(len(self.sealed)), 0)
+            sync_folder(self.folder)
             self.rows = 0
         self.shard.add(line)
         self.rows += 1

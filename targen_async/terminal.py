@@ -177,7 +177,8 @@ def print_status(folder: Path, *, as_json: bool) -> int:
     lock = folder / LOCK
     holder = lock.read_text("utf-8", "replace").strip() if lock.exists() else ""
     if holder:
-        console.print(f"running: {holder}", markup=False, highlight=False)
+        waits = f", waits for {raw['waiting_for']}" if raw["waiting_for"] else ""
+        console.print(f"running: {holder}{waits}", markup=False, highlight=False)
     shards = raw["shards"]
     rows = sum(shard["rows"] for shard in shards)
     console.print(f"shards: {len(shards)}, {rows} rows", highlight=False)
