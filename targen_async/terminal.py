@@ -102,7 +102,7 @@ def _picture(stats: Stats) -> Group:
         f"labels   {balance}",
         f"refused  {lost or 'none'}   failed {stats.failed}",
         f"waiting  {stats.waiting} rows behind {stats.waiting_for}",
-        f"endpoint {stats.endpoint()}, {stats.in_flight()} in flight",
+        f"{stats.endpoint()}, {stats.in_flight()} in flight",
     ]
     return Group(head, stages, *(Text(line, style="dim", no_wrap=True) for line in lines))
 
