@@ -108,6 +108,7 @@ class Asker:
             kind = "rejected" if isinstance(error, Rejected) else "exhausted"
             dead = Dead(memo=request.memo, kind=kind, message=str(error))
             self._journal.append(Kind.DEAD, msgspec.msgpack.encode(dead))
+            self._ledger.dead += 1
             return _failure(stage, request, kind, str(error), 0, None)
         except (Denied, RunStopped) as error:
             self._control.fail(error)

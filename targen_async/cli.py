@@ -10,7 +10,6 @@ from typing import Any
 
 from targen_async.errors import Denied, TargenError, UserError
 
-SIMULATED_MODEL = "targen-simulator"
 EXIT_OK, EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 _EPILOG = """examples:
@@ -182,6 +181,7 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 def _simulate(options: argparse.Namespace) -> int:
+    from targen_async.config import SIMULATED_MODEL
     from targen_async.simulator import server
     from targen_async.simulator.settings import settings_from
 

@@ -95,6 +95,8 @@ class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One run: what it makes, and how that is fetched."""
+
     data: Data
     delivery: Delivery = field(default_factory=Delivery)
 

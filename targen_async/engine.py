@@ -282,29 +282,15 @@ class _Run:
 
     def manifest(self, *, final: bool) -> Manifest:
         """What the folder holds at the last checkpoint."""
-        parts = self.parts
         state: State = "running"
         if final:
-            state = "complete" if parts.plan.done else "stopped"
-        broken = []
-        if parts.found.dead:
-            broken.append(f"{parts.found.dead} calls failed for good")
-        if len(parts.found.targets) > 1:
-            broken.append("n was raised")
-        if parts.found.task_changes:
-            broken.append("the task was changed")
+            state = "complete" if self.parts.plan.done else "stopped"
         return make_manifest(
+            self.parts,
+            self.config,
             state=state,
             reason=self.control.draining or "",
             simulated=self.simulated,
-            task=parts.rows.task,
-            task_digest=parts.found.task_digest,
-            config=self.config,
-            commit=parts.state,
-            plan=parts.plan,
-            ledger=parts.ledger,
-            surplus=parts.gate.surplus_count(),
-            identity_broken_by=broken,
             contexts_missing=self.contexts.shortfall,
             waiting_for="" if final else self.stats.waiting_for,
         )

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from targen_async.config import SIMULATED_MODEL, RunConfig, load
 from targen_async.control import RunControl
+from targen_async.engine import generate
 from targen_async.errors import UserError
-from targen_async.generate import generate
 from targen_async.manifest import Manifest
 from targen_async.rundir import RUN_TOML
 from targen_async.stats import Stats

@@ -30,6 +30,8 @@ class Ledger:
         self._refused = 0
         self._without_usage = 0
         self._usage = Usage()
+        self.dead = 0
+        """Calls that failed for good."""
         self._open: dict[int, tuple[int, int]] = {}
 
     # ---- the recorder of a ChatClient

@@ -6,14 +6,12 @@ from typing import Any, Literal
 
 from msgspec import Struct, to_builtins
 
-from targen_async.commit import CommitState
-from targen_async.config import RunConfig
-from targen_async.ledger import Ledger, cost_usd
-from targen_async.plan import RowPlan
+from targen_async.config import Prices, RunConfig
+from targen_async.ledger import cost_usd
+from targen_async.opening import Parts
 from targen_async.records import Usage, add_usage
 from targen_async.rundir import ShardSeal
 from targen_async.slots import balance
-from targen_async.tasks import Task
 
 FORMAT = 1
 State = Literal["running", "complete", "stopped"]
@@ -72,34 +70,22 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
 
 def make_manifest(
+    parts: Parts,
+    config: RunConfig,
     *,
     state: State,
     reason: str,
     simulated: bool,
-    task: Task,
-    task_digest: str,
-    config: RunConfig,
-    commit: CommitState,
-    plan: RowPlan,
-    ledger: Ledger,
-    surplus: int,
-    identity_broken_by: list[str],
     contexts_missing: int,
     waiting_for: str,
 ) -> Manifest:
-    """The manifest of a run at its last checkpoint."""
-    totals = ledger.totals()
+    """The manifest of an open run at its last checkpoint."""
+    commit, plan, task = parts.state, parts.plan, parts.rows.task
+    totals = parts.ledger.totals()
     wasted = Usage()
     for usage in commit.counts.wasted.values():
         wasted = add_usage(wasted, usage)
-
-    def tokens(usage: Usage) -> Tokens:
-        return Tokens(
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            usd=cost_usd(usage, config.delivery.prices),
-        )
-
+    prices = config.delivery.prices
     return Manifest(
         format=FORMAT,
         state=state,
@@ -107,12 +93,12 @@ def make_manifest(
         simulated=simulated,
         task=task.name,
         task_version=task.version,
-        task_digest=task_digest,
+        task_digest=parts.found.task_digest,
         data_digest=config.digest(),
         model=config.data.model,
         n=plan.state.n,
         delivered=plan.delivered,
-        surplus=surplus,
+        surplus=parts.gate.surplus_count(),
         balance=balance(plan.state.accepted, plan.labels),
         transitions=commit.counts.transitions,
         rejected=dict(sorted(commit.counts.rejected.items())),
@@ -123,18 +109,35 @@ def make_manifest(
             in_doubt=totals.in_doubt,
             served_without_usage=totals.without_usage,
         ),
-        spent=tokens(totals.usage),
-        wasted=tokens(wasted),
-        in_doubt=tokens(totals.in_doubt_worst),
+        spent=_tokens(totals.usage, prices),
+        wasted=_tokens(wasted, prices),
+        in_doubt=_tokens(totals.in_doubt_worst, prices),
         shards=commit.files.shards,
-        identity_broken_by=identity_broken_by,
+        identity_broken_by=_identity_broken_by(parts),
         contexts_missing=contexts_missing,
         waiting_for=waiting_for,
         versions={
-            "targen_async": metadata.version("targen-async"),
             "python": platform.python_version(),
-            "aiohttp": metadata.version("aiohttp"),
-            "rensa": metadata.version("rensa"),
+            **{name: metadata.version(name) for name in ("targen-async", "aiohttp", "rensa")},
         },
         config=to_builtins(config),
     )
+
+
+def _tokens(usage: Usage, prices: Prices) -> Tokens:
+    return Tokens(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        usd=cost_usd(usage, prices),
+    )
+
+
+def _identity_broken_by(parts: Parts) -> list[str]:
+    reasons = []
+    if parts.ledger.dead:
+        reasons.append(f"{parts.ledger.dead} calls failed for good")
+    if len(parts.found.targets) > 1:
+        reasons.append("n was raised")
+    if parts.found.task_changes:
+        reasons.append("the task was changed")
+    return reasons

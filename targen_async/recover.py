@@ -34,7 +34,6 @@ class Recovered(Struct, kw_only=True):
     """Digest of a request to the offset of its last answer, or of its failure for good."""
     targets: list[Target] = field(default_factory=list)
     checkpoint: CommitState | None = None
-    dead: int = 0
 
 
 def recover(path: Path, journal: Journal, ledger: Ledger) -> Recovered:
@@ -66,7 +65,7 @@ def recover(path: Path, journal: Journal, ledger: Ledger) -> Recovered:
             ledger.voided(ticket)
         elif frame.kind == Kind.DEAD:
             found.memos[msgspec.msgpack.decode(payload, type=Dead).memo] = frame.offset
-            found.dead += 1
+            ledger.dead += 1
         elif frame.kind == Kind.CHECKPOINT:
             found.checkpoint = msgspec.msgpack.decode(payload, type=CommitState)
         elif frame.kind == Kind.TARGET:

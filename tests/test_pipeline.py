@@ -24,8 +24,7 @@ def test_every_item_passes_once_whatever_the_workers() -> None:
         await send(2 * item)
 
     async def sink(incoming: Incoming, _send: Send) -> None:
-        async for item in incoming:
-            seen.append(item)
+        seen.extend([item async for item in incoming])
 
     anyio.run(
         run_stages,

@@ -1,4 +1,4 @@
-"""The plan: quotas, waves and blocks follow from the committed prefix and the seed, nothing else."""
+"""The plan: quotas, waves and blocks follow from committed prefix and seed, nothing else."""
 
 from collections import Counter
 from random import Random
@@ -55,7 +55,7 @@ def test_a_wave_is_dealt_whole(counts: dict[str, int], seed: int) -> None:
 
 
 def test_neighbours_of_a_balanced_wave_differ_within_each_round() -> None:
-    dealt = deal({label: 100 for label in LABELS}, 3, 0)
+    dealt = deal(dict.fromkeys(LABELS, 100), 3, 0)
     rounds = [dealt[i : i + 3] for i in range(0, 300, 3)]
     assert all(set(turn) == set(LABELS) for turn in rounds)
     assert len({tuple(turn) for turn in rounds}) > 1

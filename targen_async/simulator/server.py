@@ -137,7 +137,7 @@ class Simulator:
             return _hang_up(request)
         self._number += 1
         self._limits.spend(said.usage.completion_tokens)
-        body = wire.completion(self._number, int(time.time()), asked.model, said)
+        body = wire.completion(self._number, int(time.time()), said)
         self.stats.count(said)
         if not cut:
             return web.Response(body=body, content_type=_JSON, headers=self._limits.headers())

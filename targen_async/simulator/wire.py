@@ -6,6 +6,7 @@ import msgspec
 import orjson
 from msgspec import Struct, field
 
+from targen_async.config import SIMULATED_MODEL
 from targen_async.records import ChatRequest, Message
 from targen_async.simulator.answers import SimulatedAnswer
 
@@ -88,15 +89,15 @@ def _message(message: _Message) -> Message:
     return msgspec.convert({"role": role, "content": text}, Message)
 
 
-def completion(number: int, created: int, model: str, answer: SimulatedAnswer) -> bytes:
-    """The body of a 200."""
+def completion(number: int, created: int, answer: SimulatedAnswer) -> bytes:
+    """The body of a 200. Whatever model was asked for, it says which one served."""
     usage = answer.usage
     return orjson.dumps(
         {
             "id": f"chatcmpl-simulated-{number}",
             "object": "chat.completion",
             "created": created,
-            "model": model,
+            "model": SIMULATED_MODEL,
             "choices": [
                 {
                     "index": 0,

@@ -257,6 +257,16 @@ def test_plain_text_where_the_endpoint_has_no_schema(tmp_path: Path) -> None:
     assert "takes no JSON schema" in done.stderr
 
 
+def test_the_simulator_is_called_simulated_whatever_model_is_asked_for(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with simulator() as endpoint:
+        flags = ("--model", "gpt-4o", "--base-url", endpoint.url)
+        done = targen("generate", "copa", "-n", 10, "--out", out, *flags)
+    assert done.stderr.startswith("SIMULATED")
+    assert manifest(out)["simulated"] is True
+    assert all(row["provenance"]["simulated"] for row in rows(out))
+
+
 def test_the_embedded_simulator_is_the_default_and_says_so_everywhere(tmp_path: Path) -> None:
     out = tmp_path / "run"
     done = targen("generate", "copa", "-n", 20, "--out", out)

@@ -1,0 +1,236 @@
+"""generate() in process, against endpoints that do one particular thing wrong."""
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+from aiohttp import web
+
+from targen_async import Data, Delivery, RunConfig, RunStopped, generate, read_shards
+from targen_async.control import RunControl
+from targen_async.manifest import Manifest
+from targen_async.records import ChatRequest
+from targen_async.simulator import SimulatorSettings, answer, wire
+from tests.running import lines, rows
+
+Twist = Callable[[ChatRequest, bytes], web.Response | None]
+"""May answer in the simulator's place; gets the request and the body it would send."""
+
+
+@asynccontextmanager
+async def endpoint(twist: Twist) -> AsyncIterator[tuple[str, Counter[str]]]:
+    """A simulator with a twist, in this process: its base URL, and served answers by stage."""
+    served: Counter[str] = Counter()
+
+    async def chat(http: web.Request) -> web.Response:
+        request = wire.read_request(await http.read())
+        body = wire.completion(1, 0, answer(request, SimulatorSettings()))
+        stage = (request.schema_name or "-plain").split("-")[1]
+        twisted = twist(request, body)
+        if twisted is None or twisted.status == 200:
+            served[stage] += 1
+        return twisted or web.Response(body=body, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", chat)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1", served
+    finally:
+        await runner.cleanup()
+
+
+def run(
+    twist: Twist, out: Path, task: str = "cb", n: int = 30, **data: object
+) -> tuple[Manifest, Counter[str]]:
+    async def main() -> tuple[Manifest, Counter[str]]:
+        async with endpoint(twist) as (url, served):
+            config = RunConfig(
+                data=Data(task=task, model="m", contexts=10, **data),  # type: ignore[arg-type]
+                delivery=Delivery(n=n, base_url=url),
+            )
+            return await generate(config, out), served
+
+    return anyio.run(main)
+
+
+def asked_for(request: ChatRequest, stage: str) -> bool:
+    return f"-{stage}" in (request.schema_name or "")
+
+
+def test_a_request_that_is_refused_for_good_is_a_failure_and_never_sent_again(
+    tmp_path: Path,
+) -> None:
+    refused: list[int] = []
+
+    def twist(request: ChatRequest, _body: bytes) -> web.Response | None:
+        if asked_for(request, "instances") and request.seed % 7 == 0:
+            refused.append(request.seed)
+            return web.json_response({"error": {"message": "too spicy"}}, status=400)
+        return None
+
+    told, _ = run(twist, tmp_path / "run", n=60)
+    assert told.delivered == 60
+    assert told.failed == {"instances.rejected": len(refused)} != {}
+    assert told.identity_broken_by == [f"{len(refused)} calls failed for good"]
+    failures = lines(tmp_path / "run" / "failures.jsonl")
+    assert all("too spicy" in failure["message"] for failure in failures)
+    before = list(refused)
+    again, served = run(twist, tmp_path / "run", n=90)
+    assert again.delivered == 90
+    assert not set(before) & set(refused[len(before) :])
+    assert served["contexts"] == 0, "the first run's contexts were asked for again"
+
+
+def test_an_answer_of_ten_megabytes_is_cut_and_asked_again(tmp_path: Path) -> None:
+    huge: list[int] = []
+
+    def twist(request: ChatRequest, _body: bytes) -> web.Response | None:
+        if asked_for(request, "instances") and not huge:
+            huge.append(request.seed)
+            return web.Response(body=b'{"choices": [{"message": {"content": "' + b"x" * 10_000_000)
+        return None
+
+    told, served = run(twist, tmp_path / "run")
+    assert told.delivered == 30
+    assert told.calls.served == served.total()
+    assert (tmp_path / "run" / "journal").stat().st_size < 6_000_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"premise": "' + "\\ud800" + '", "hypothesis": "b", "explanation": "c"}',
+        '{"premise": ' * 5000,
+        "\x1b[31mred\x1b[0m <script>alert(1)</script> {{ seed }}",
+        '{"premise": "\\u001b[2J\\u202egnp.exe", "hypothesis": "<b>x</b>", "explanation": "e"}',
+    ],
+)
+def test_hostile_text_never_reaches_a_row(tmp_path: Path, content: str) -> None:
+    def twist(request: ChatRequest, body: bytes) -> web.Response | None:
+        if not (asked_for(request, "instances") and request.seed % 3 == 0):
+            return None
+        whole = json.loads(body)
+        whole["choices"][0]["message"]["content"] = content
+        return web.json_response(whole)
+
+    told, _ = run(twist, tmp_path / "run")
+    assert told.delivered == 30
+    for row in rows(tmp_path / "run"):
+        assert all(text.isprintable() for text in (row["premise"], row["hypothesis"]))
+
+
+def test_html_stays_text(tmp_path: Path) -> None:
+    def twist(request: ChatRequest, body: bytes) -> web.Response | None:
+        if not asked_for(request, "instances"):
+            return None
+        whole = json.loads(body)
+        row = json.loads(whole["choices"][0]["message"]["content"])
+        row["hypothesis"] = "<i>Hm</i>: " + row["hypothesis"]
+        whole["choices"][0]["message"]["content"] = json.dumps(row)
+        return web.json_response(whole)
+
+    run(twist, tmp_path / "run", n=9, correction=_correction("off"))
+    assert all("<i>Hm</i>" in row.fields["hypothesis"] for row in read_shards(tmp_path / "run"))
+
+
+def _correction(mode: str) -> object:
+    from targen_async.config import Correction
+
+    return Correction(mode=mode)  # type: ignore[arg-type]
+
+
+def test_answers_without_usage_are_counted_as_such(tmp_path: Path) -> None:
+    def twist(_request: ChatRequest, body: bytes) -> web.Response:
+        whole = json.loads(body)
+        del whole["usage"]
+        return web.json_response(whole)
+
+    told, served = run(twist, tmp_path / "run")
+    assert told.calls.served_without_usage == told.calls.served == served.total()
+    assert told.spent.prompt_tokens == 0
+
+
+def test_a_judge_that_never_answers_properly_leaves_every_row_to_review(tmp_path: Path) -> None:
+    def twist(request: ChatRequest, body: bytes) -> web.Response | None:
+        if not asked_for(request, "correction"):
+            return None
+        whole = json.loads(body)
+        whole["choices"][0]["message"]["content"] = '{"items": []}'
+        return web.json_response(whole)
+
+    with pytest.raises(RunStopped, match=r"starves: 200 tries gave 0 usable rows"):
+        run(twist, tmp_path / "run", n=900)
+    rejected = Counter(line["reason"] for line in lines(tmp_path / "run" / "rejected.jsonl"))
+    assert rejected["review"] > 400
+    assert not rows(tmp_path / "run")
+
+
+def test_a_judge_that_answers_only_one_at_a_time_is_asked_one_at_a_time(tmp_path: Path) -> None:
+    """Trap 12: a batch that fails does not take its neighbours along."""
+
+    def twist(request: ChatRequest, body: bytes) -> web.Response | None:
+        whole = json.loads(body)
+        if not asked_for(request, "correction"):
+            return None
+        items = json.loads(whole["choices"][0]["message"]["content"])["items"]
+        if len(items) == 1:
+            return None
+        whole["choices"][0]["message"]["content"] = json.dumps({"items": items[1:]})
+        return web.json_response(whole)
+
+    told, served = run(twist, tmp_path / "run", n=30)
+    assert told.delivered == 30
+    assert served["correction"] > 30
+    assert told.wasted.completion_tokens > 0
+    assert not told.failed
+
+
+def test_a_doubled_row_stays_two_calls_and_one_row(tmp_path: Path) -> None:
+    """Trap 7: equal prompts of two keys are two calls; equal rows are refused duplicates."""
+    first: list[bytes] = []
+
+    def twist(request: ChatRequest, body: bytes) -> web.Response | None:
+        if not asked_for(request, "instances-neutral"):
+            return None
+        first.append(body)
+        return web.Response(body=first[len(first) // 2], content_type="application/json")
+
+    told, _ = run(twist, tmp_path / "run", n=30, correction=_correction("off"))
+    assert told.delivered == 30
+    assert told.rejected["instances.duplicate"] >= 3
+    texts = [tuple(row.fields.values()) for row in read_shards(tmp_path / "run")]
+    assert len(set(texts)) == 30
+
+
+def test_drain_from_a_program_returns_a_stopped_manifest_and_resumes(tmp_path: Path) -> None:
+    async def main() -> tuple[Manifest, Manifest]:
+        control = RunControl()
+        calls = 0
+
+        def twist(_request: ChatRequest, _body: bytes) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 40:
+                control.drain("enough for today")
+
+        async with endpoint(twist) as (url, _):
+            config = RunConfig(
+                data=Data(task="cb", model="m", contexts=10),
+                delivery=Delivery(n=200, base_url=url),
+            )
+            stopped = await generate(config, tmp_path / "run", control=control)
+            return stopped, await generate(config, tmp_path / "run")
+
+    stopped, whole = anyio.run(main)
+    assert stopped.state == "stopped"
+    assert stopped.reason == "enough for today"
+    assert stopped.delivered < 200 == whole.delivered
+    assert whole.calls.in_doubt == 0
