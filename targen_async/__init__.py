@@ -5,7 +5,6 @@
 >>> for row in read_shards("runs/copa"): ...
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from targen_async.config import Data, Delivery, RunConfig
@@ -19,13 +18,6 @@ from targen_async.tasks import Task, list_tasks, load_task
 if TYPE_CHECKING:
     from targen_async.engine import generate, generate_sync
     from targen_async.manifest import Manifest
-
-# The engine brings an HTTP client along: who only reads rows need not wait for it.
-_LATE = {
-    "Manifest": "targen_async.manifest",
-    "generate": "targen_async.engine",
-    "generate_sync": "targen_async.engine",
-}
 
 __all__ = [
     "Data",
@@ -49,11 +41,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
-    if name not in _LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_LATE[name]), name)
-    globals()[name] = value
-    return value
+    # The engine brings an HTTP client along: who only reads rows need not wait for it.
+    if name in ("generate", "generate_sync"):
+        from targen_async import engine
+
+        return getattr(engine, name)
+    if name == "Manifest":
+        from targen_async import manifest
+
+        return manifest.Manifest
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

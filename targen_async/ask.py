@@ -9,10 +9,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from targen_async.chat import ChatClient
+from targen_async.chat.retry import Drained
 from targen_async.chat.wire import decode_completion
 from targen_async.control import RunControl
 from targen_async.errors import ChatError, Denied, ParseError, Rejected, RunStopped, ServerFault
-from targen_async.journal import Dead, Journal, Kind, body_of
+from targen_async.journal import NO_SCHEMA, Dead, Journal, Kind, body_of
 from targen_async.ledger import Ledger
 from targen_async.records import ChatRequest, ChatResult, Failure, StageName, Usage, add_usage
 from targen_async.stats import Stats
@@ -21,6 +22,8 @@ ASKS = 3
 """A question is put at most this often: once, and twice more when the answer is of no use."""
 CALL_FAULTS = ("rejected", "exhausted")
 """Failures of the call itself: asking again in other words would not help."""
+REPEATED_TEXT = 200
+"""Two useless answers to one question that are equal and at least this long are no chance."""
 FAILURE_TEXT = 4000
 """Characters of a useless answer that failures.jsonl shows; the journal has all of it."""
 
@@ -71,6 +74,7 @@ class Asker:
         """
         wasted = Usage()
         failure: Failure | None = None
+        said = ""
         for number in range(asks):
             request = question(number)
             request = replace(request, memo=memo_of(request))
@@ -88,11 +92,20 @@ class Asker:
             else:
                 failure = answer
             self._stats.stage(stage).useless += 1
+            if isinstance(answer, ChatResult):
+                if len(answer.text) >= REPEATED_TEXT and answer.text == said:
+                    break  # It takes neither seed nor temperature: a third would be the same.
+                said = answer.text
         assert failure is not None
         return Refused(failure, wasted)
 
-    async def answer(self, stage: StageName, request: ChatRequest) -> ChatResult | Failure | None:
-        """One asking: the answer or why there is none; None: no new calls are taken."""
+    async def answer(
+        self, stage: StageName, request: ChatRequest, *, bury: bool = True
+    ) -> ChatResult | Failure | None:
+        """One asking: the answer or why there is none; None: no new calls are taken.
+
+        With `bury` a call that failed for good is remembered as such, and never sent again.
+        """
         known = self._remembered(stage, request)
         if known is not None:
             return known
@@ -106,10 +119,12 @@ class Asker:
             return _failure(stage, request, error.kind, str(error), 0, None)
         except (Rejected, ServerFault) as error:
             kind = "rejected" if isinstance(error, Rejected) else "exhausted"
-            dead = Dead(memo=request.memo, kind=kind, message=str(error))
-            self._journal.append(Kind.DEAD, msgspec.msgpack.encode(dead))
-            self._ledger.dead += 1
-            return _failure(stage, request, kind, str(error), 0, None)
+            failure = _failure(stage, request, kind, str(error), 0, None)
+            if bury:
+                self.bury(request, failure)
+            return failure
+        except Drained:
+            return None
         except (Denied, RunStopped) as error:
             self._control.fail(error)
             return None
@@ -117,6 +132,12 @@ class Asker:
             counters.done += 1
         self._ledger.used(result.usage)
         return result
+
+    def bury(self, request: ChatRequest, failure: Failure) -> None:
+        """Write down that `request` failed for good."""
+        dead = Dead(memo=request.memo, kind=failure.kind, message=failure.message)
+        self._journal.append(Kind.DEAD, msgspec.msgpack.encode(dead))
+        self._ledger.dead += failure.kind != NO_SCHEMA
 
     def _remembered(self, stage: StageName, request: ChatRequest) -> ChatResult | Failure | None:
         """What the journal holds for this very request; None where it is to be sent."""

@@ -286,11 +286,11 @@ class Committer:
             await anyio.to_thread.run_sync(self._files.sync)
             self._checkpoint()
 
-    async def finish(self, trailing: Sequence[Note]) -> None:
+    async def finish(self, trailing: Sequence[Note], wasted: Usage) -> None:
         """The last checkpoint of this start: everything committed is safe when it returns.
 
-        `trailing`: what was refused behind the last committed row. It is written down and counted
-        behind the checkpoint: a resumed run finds it again.
+        `trailing`: what was refused behind the last committed row, and `wasted` the tokens of it.
+        Both are counted behind the checkpoint: a resumed run finds them again.
         """
         await self._journal.sync()
         self._files.flush()
@@ -298,6 +298,7 @@ class Committer:
         self._checkpoint()
         for note in trailing:
             self._note(note)
+        self._waste("asked_again", wasted)
         self._list_surplus()
         await self._journal.sync()
 

@@ -35,11 +35,13 @@ class RunControl:
         """What ended the run, to be raised once the calls under way are in."""
 
     def drain(self, reason: str) -> None:
+        """Send nothing new; the run ends when the calls under way are in. First reason stays."""
         if self.draining is None:
             self.draining = reason
             self.changed.notify()
 
     def end_replay(self) -> None:
+        """All files stand where they stood: calls may be sent again."""
         self.replaying = False
         self.changed.notify()
 

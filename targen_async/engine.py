@@ -16,12 +16,13 @@ from targen_async.commit import Committer
 from targen_async.config import OPENAI_URL, SIMULATED_MODEL, RunConfig
 from targen_async.control import Demand, RunControl
 from targen_async.embedded import check_settings, embedded_simulator
-from targen_async.errors import TargenError, UserError
+from targen_async.errors import RunStopped, TargenError, UserError
 from targen_async.manifest import Manifest, State, make_manifest
 from targen_async.opening import Parts, open_parts
-from targen_async.pipeline import Stage, each, run_stages
+from targen_async.pipeline import Incoming, Send, Stage, Work, each, run_stages
 from targen_async.points import Contexts, Seeds
 from targen_async.probe import Probed, probe
+from targen_async.records import Usage, add_usage
 from targen_async.rundir import Lock, open_folder, settle_config, write_manifest
 from targen_async.slots import Blocks, Slots, unjudged
 from targen_async.stages import Steps
@@ -34,6 +35,8 @@ COMMIT_CAPACITY = 1024
 PROBE_PATIENCE_S = 10.0
 """How long the first call may find nobody: later a silent endpoint is waited for, but an address
 that never answered is more likely wrong."""
+PROBE_ATTEMPTS = 3
+"""A 500 is often the answer to a schema that the server does not know."""
 SIMULATED_NOTICE = (
     "SIMULATED: these rows come from the built-in simulator, not from a language model. "
     "For a real one give --model NAME (and --base-url URL, or the key in OPENAI_API_KEY)."
@@ -180,21 +183,26 @@ class _Run:
                 await self._run_stages(http)
                 background.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            raise _first_cause(group) from None
+            cause = _first_cause(group)
+            if isinstance(cause, TargenError):
+                self.control.fail(cause)
+            raise cause from None
         finally:
             with anyio.CancelScope(shield=True):
                 done = self.committer.done
                 trailing = [] if done else [*self.contexts.notes, *self.seeds.notes]
-                await self.committer.finish(trailing)
+                wasted = Usage() if done else add_usage(self.contexts.wasted, self.seeds.wasted)
+                await self.committer.finish(trailing, wasted)
                 write_manifest(self.parts.folder, self.manifest(final=True))
 
     async def _run_stages(self, http: HttpChat) -> None:
         limits = self.config.delivery.limits
         patience_s = self.config.delivery.give_up_after_s
-        asker = self._asker(
-            Retrying(http, breaker=Breaker(give_up_after_s=min(patience_s, PROBE_PATIENCE_S)))
-        )
-        probed = await probe(asker, self.parts.rows.task.name, self.config.data)
+        breaker = Breaker(give_up_after_s=min(patience_s, PROBE_PATIENCE_S))
+        asker = self._asker(Retrying(http, breaker=breaker, max_attempts=PROBE_ATTEMPTS))
+        probed: Probed | None = None
+        async with self._drained(breaker):
+            probed = await probe(asker, self.parts.rows.task.name, self.config.data)
         if probed is None:
             return
         self._announce(probed)
@@ -214,11 +222,8 @@ class _Run:
         self.stats.endpoint = lambda: breaker.state
         self.stats.in_flight = lambda: limited.in_flight
         steps = Steps(asker, self.parts.rows, self.config.data, plain=probed.plain)
-        with anyio.CancelScope() as scope:
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._end_drain, scope)
-                await run_stages(self._stages(steps))
-                group.cancel_scope.cancel()
+        async with self._drained(breaker):
+            await run_stages(self._stages(steps))
 
     def _stages(self, steps: Steps) -> list[Stage]:
         parts, data, delivery = self.parts, self.config.data, self.config.delivery
@@ -245,10 +250,10 @@ class _Run:
         return [
             Stage(name="context-calls", work=self.contexts.calls),
             Stage(name="contexts", work=each(steps.contexts), workers=min(calls, 4)),
-            Stage(name="context-point", work=self.contexts.point),
+            Stage(name="context-point", work=self._ordered(self.contexts.point)),
             Stage(name="seed-calls", work=self.seeds.calls),
             Stage(name="seeds", work=each(steps.seeds), workers=few),
-            Stage(name="seed-point", work=self.seeds.point),
+            Stage(name="seed-point", work=self._ordered(self.seeds.point)),
             Stage(name="slots", work=slots.work),
             Stage(name="instances", work=each(steps.instances), workers=calls),
             Stage(name="blocks", work=gather),
@@ -269,9 +274,30 @@ class _Run:
         if probed.plain:
             self.say("the endpoint takes no JSON schema: answers are asked for in words")
 
-    async def _end_drain(self, scope: anyio.CancelScope) -> None:
-        """Give calls under way `drain_s` to arrive, then abandon them."""
+    def _ordered(self, work: Work) -> Work:
+        """A point that finds that the run cannot go on: the calls under way still come in."""
+
+        async def guarded(incoming: Incoming, send: Send) -> None:
+            try:
+                await work(incoming, send)
+            except RunStopped as error:
+                self.control.fail(error)
+
+        return guarded
+
+    @asynccontextmanager
+    async def _drained(self, breaker: Breaker) -> AsyncIterator[None]:
+        """Bounds what is done inside once nothing new is to be sent."""
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._end_drain, scope, breaker)
+                yield
+                group.cancel_scope.cancel()
+
+    async def _end_drain(self, scope: anyio.CancelScope, breaker: Breaker) -> None:
+        """Give calls under way `drain_s` to arrive, then abandon them; what waits ends at once."""
         await self.control.changed.until(lambda: self.control.draining is not None)
+        breaker.drain()
         await anyio.sleep(self.config.delivery.drain_s)
         scope.cancel()
 

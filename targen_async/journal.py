@@ -67,6 +67,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     n: int
 
 
+NO_SCHEMA = "no-schema"
+"""Kind of a `Dead` that is no loss: the probe with a schema, where the one without was answered."""
+
+
 class Dead(msgspec.Struct, frozen=True, kw_only=True):
     """A call that ended without an answer for good."""
 

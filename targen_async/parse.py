@@ -175,6 +175,14 @@ def _loose(text: str, form: Form) -> dict[str, Any] | None:
     return None
 
 
+def read_list(text: str, form: Form) -> list[str]:
+    """The texts of a list form. Raises ParseError, also when there is not one."""
+    texts: list[str] = getattr(read(text, form), form.list_key or "")
+    if not any(text.strip() for text in texts):
+        raise ParseError("the list is empty", kind="empty")
+    return texts
+
+
 def read_verdicts(text: str, form: Form, ids: Sequence[str]) -> dict[str, Verdict]:
     """Each id's verdict. Raises ParseError when an id is missing, doubled or unknown."""
     verdicts: dict[str, Verdict] = {}

@@ -66,6 +66,8 @@ class Contexts:
         self.accepted = 0
         self.notes: list[Note] = []
         """What was refused since the last context that was passed on."""
+        self.wasted = Usage()
+        """Likewise, the tokens of answers that were of no use."""
         self.shortfall = 0
         """How many contexts fewer than asked for the run has to live with."""
 
@@ -79,13 +81,12 @@ class Contexts:
     async def point(self, incoming: Incoming, send: Send) -> None:
         window: dict[int, ContextAnswer] = {}
         seen: set[str] = set()
-        wasted = Usage()
         due = 0
         async for answer in incoming:
             window[answer.call.index] = answer
             while due in window:
                 answer = window.pop(due)
-                wasted = add_usage(wasted, answer.wasted)
+                self.wasted = add_usage(self.wasted, answer.wasted)
                 fresh = self._fresh(answer, seen)
                 self._demand.settle(len(fresh))
                 for text in fresh:
@@ -95,10 +96,10 @@ class Contexts:
                             text=text,
                             axes=answer.call.axes,
                             notes=tuple(self.notes),
-                            wasted=wasted,
+                            wasted=self.wasted,
                         )
                     )
-                    self.notes, wasted = [], Usage()
+                    self.notes, self.wasted = [], Usage()
                     self.accepted += 1
                     if self.accepted == self._data.contexts:
                         self._demand.close()
@@ -138,7 +139,8 @@ class Contexts:
             last = self.notes[-1] if self.notes else None
             reason = last.message if isinstance(last, Failure) else ""
             raise RunStopped(
-                f"{self._most_calls} calls for contexts brought none that can be used"
+                f"{self._most_calls} questions for contexts, each put up to three times, brought "
+                "none that can be used"
                 + (f" (the last: {reason})" if reason else "")
                 + "; look at `targen render` and at what the model answers in failures.jsonl"
             )
@@ -163,6 +165,8 @@ class Seeds:
         self._start = start
         self.notes: list[Note] = []
         """What was refused since the last seed that was passed on."""
+        self.wasted = Usage()
+        """Likewise, the tokens of answers that were of no use."""
 
     async def calls(self, incoming: Incoming, send: Send) -> None:
         contexts: list[Context] = []
@@ -185,7 +189,6 @@ class Seeds:
 
     async def point(self, incoming: Incoming, send: Send) -> None:
         window: dict[int, SeedAnswer] = {}
-        wasted = Usage()
         due = self._start.call
         made = self._start.index
         barren = 0
@@ -197,8 +200,8 @@ class Seeds:
                 first = made
                 if answer.call.index == answer.call.context.index:
                     self.notes.extend(answer.call.context.notes)
-                    wasted = add_usage(wasted, answer.call.context.wasted)
-                wasted = add_usage(wasted, answer.wasted)
+                    self.wasted = add_usage(self.wasted, answer.call.context.wasted)
+                self.wasted = add_usage(self.wasted, answer.wasted)
                 positions = self._fresh(answer)
                 self._demand.settle(len(positions))
                 for position in positions:
@@ -210,15 +213,15 @@ class Seeds:
                             offset=answer.offset,
                             position=position,
                             notes=tuple(self.notes),
-                            wasted=wasted,
+                            wasted=self.wasted,
                         )
                     )
-                    self.notes, wasted = [], Usage()
+                    self.notes, self.wasted = [], Usage()
                     made += 1
                 barren = 0 if positions else barren + 1
                 if barren == BARREN_CALLS:
                     raise RunStopped(
-                        f"{BARREN_CALLS} calls for seeds in a row brought nothing new; ask for "
+                        f"{BARREN_CALLS} questions for seeds in a row brought nothing new; ask for "
                         "more contexts (`data.contexts`) or read failures.jsonl"
                     )
 

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from targen_async.ask import Asker, memo_of
 from targen_async.config import SIMULATED_MODEL, Data
 from targen_async.errors import RunStopped
+from targen_async.journal import NO_SCHEMA
 from targen_async.parse import list_form
 from targen_async.records import ChatRequest, ChatResult, Message
 
@@ -46,26 +47,31 @@ async def probe(asker: Asker, task_name: str, data: Data) -> Probed | None:
         schema_name=f"{task_name}-probe",
         json_schema=form.schema,
     )
-    answer = await asker.answer("probe", replace(request, memo=memo_of(request)))
+    asked = replace(request, memo=memo_of(request))
+    answer = await asker.answer("probe", asked, bury=False)
     if isinstance(answer, ChatResult):
         return Probed(plain=not _obeys(answer, form.type), model=answer.model)
     if answer is None:
         return None
     request = replace(request, key=f"{task_name}/probe-plain", schema_name=None, json_schema=None)
-    plain = await asker.answer("probe", replace(request, memo=memo_of(request)))
+    plain = await asker.answer("probe", replace(request, memo=memo_of(request)), bury=False)
     if isinstance(plain, ChatResult):
+        # Remembered only now: an endpoint that refused both may be mended, and is asked again.
+        if answer.kind != NO_SCHEMA:
+            asker.bury(asked, replace(answer, kind=NO_SCHEMA))
         return Probed(plain=True, model=plain.model)
     if plain is None:
         return None
     raise RunStopped(
-        f"the endpoint refuses the simplest call: {plain.message}; check `data.model` and "
-        "`delivery.base_url`, then start in a new folder"
+        f"the endpoint refuses the simplest call: {plain.message}; check --base-url and start "
+        "again, or check --model (another model wants a new --out)"
     )
 
 
 def _obeys(answer: ChatResult, form_type: type) -> bool:
-    if answer.finish_reason == "length":
-        return True  # It was cut while thinking; a schema it could not take would be refused.
+    start = answer.text.lstrip()
+    if answer.finish_reason == "length" and (not start or start.startswith(("{", "<think>"))):
+        return True  # Cut while it thought or wrote JSON; other words show an ignored schema.
     try:
         msgspec.json.decode(answer.text, type=form_type)
     except (msgspec.DecodeError, RecursionError):

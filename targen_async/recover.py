@@ -9,6 +9,7 @@ from targen_async.chat.wire import decode_completion
 from targen_async.commit import CommitState
 from targen_async.errors import ChatError, ParseError, UserError
 from targen_async.journal import (
+    NO_SCHEMA,
     VERSION,
     Dead,
     Journal,
@@ -64,8 +65,9 @@ def recover(path: Path, journal: Journal, ledger: Ledger) -> Recovered:
             pending.pop(ticket, None)
             ledger.voided(ticket)
         elif frame.kind == Kind.DEAD:
-            found.memos[msgspec.msgpack.decode(payload, type=Dead).memo] = frame.offset
-            ledger.dead += 1
+            dead = msgspec.msgpack.decode(payload, type=Dead)
+            found.memos[dead.memo] = frame.offset
+            ledger.dead += dead.kind != NO_SCHEMA
         elif frame.kind == Kind.CHECKPOINT:
             found.checkpoint = msgspec.msgpack.decode(payload, type=CommitState)
         elif frame.kind == Kind.TARGET:

@@ -21,6 +21,7 @@ from targen_async.parse import (
     list_form,
     outputs_form,
     read,
+    read_list,
     verdicts_form,
 )
 from targen_async.records import (
@@ -69,8 +70,7 @@ class Rows:
         return decode_completion(self._journal.read_answer(offset), key="", offset=offset)
 
     def _read_texts(self, offset: int, form: Form) -> list[str]:
-        value = read(answer_text(self.result(offset)), form)
-        return [text.strip() for text in getattr(value, form.list_key or "")]
+        return [text.strip() for text in read_list(answer_text(self.result(offset)), form)]
 
     def contexts(self, offset: int) -> list[str]:
         return self._read_texts(offset, self.forms.contexts)

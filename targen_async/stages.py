@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from targen_async.ask import ASKS, CALL_FAULTS, Asked, Asker, Refused
 from targen_async.config import Data
-from targen_async.parse import Form, answer_text, read, read_verdicts
+from targen_async.parse import Form, answer_text, read_list, read_verdicts
 from targen_async.pipeline import Send
 from targen_async.records import (
     Ballot,
@@ -141,7 +141,7 @@ class Steps:
         asked = await self._asker.ask(
             "contexts",
             lambda number: self.request(prompt, key, number),
-            lambda result: read(answer_text(result), prompt.form),
+            lambda result: read_list(answer_text(result), prompt.form),
         )
         if asked is not None:
             offset, failure = _outcome(asked)
@@ -155,7 +155,7 @@ class Steps:
         asked = await self._asker.ask(
             "seeds",
             lambda number: self.request(prompt, key, number),
-            lambda result: read(answer_text(result), prompt.form),
+            lambda result: read_list(answer_text(result), prompt.form),
         )
         if asked is not None:
             offset, failure = _outcome(asked)

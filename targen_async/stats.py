@@ -40,4 +40,5 @@ class Stats(Struct):
     """Calls that are out right now."""
 
     def stage(self, name: StageName) -> StageStats:
+        """The counters of a stage, begun at zero."""
         return self.stages.setdefault(name, StageStats())

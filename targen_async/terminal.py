@@ -62,7 +62,7 @@ async def _plain(stats: Stats, console: Console) -> None:
         calls = sum(stage.done for stage in stats.stages.values())
         console.print(
             f"{stats.delivered}/{stats.n} rows, {calls} calls, {stats.in_flight()} in flight, "
-            f"{_left(stats)}; {stats.endpoint()}",
+            f"{_left(stats)}; {stats.endpoint() or 'first call'}",
             highlight=False,
             soft_wrap=True,
         )
@@ -132,7 +132,8 @@ def _print_counts(console: Console, raw: Mapping[str, Any]) -> None:
         style="bold",
     )
     if raw["state"] != "complete":
-        console.print(f"state: {raw['state']}; {raw['reason']}", markup=False, highlight=False)
+        why = f"; {raw['reason']}" if raw["reason"] else ""
+        console.print(f"state: {raw['state']}{why}", markup=False, highlight=False)
     refused = {**raw["rejected"], **{f"failed {k}": v for k, v in raw["failed"].items()}}
     if raw["surplus"]:
         refused["over quota"] = raw["surplus"]
@@ -191,6 +192,9 @@ def print_rows(folder: Path, count: int) -> int:
     console = Console()
     if raw["simulated"]:
         console.print("[bold]SIMULATED rows[/bold], not from a language model")
+    if not raw["delivered"]:
+        console.print("no rows yet")
+        _print_counts(console, raw)
     for row in islice(read_shards(folder), count):
         console.print(_card(row))
     if raw["transitions"]:

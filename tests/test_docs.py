@@ -237,7 +237,7 @@ def test_the_floors_of_the_tree_are_those_that_are_tested() -> None:
         if entry.path.startswith(f"{PACKAGE}/") and entry.path != f"{PACKAGE}/":
             name = entry.path.removeprefix(f"{PACKAGE}/").removesuffix(".py").strip("/")
             told_floors[name.replace("/", ".")] = entry.about.split()[0].strip("[]")
-    assert {"records", "journal", "generate", "chat", "simulator"} <= set(told_floors)
+    assert {"records", "journal", "engine", "chat", "simulator"} <= set(told_floors)
     for name, floor in told_floors.items():
         if wing(name):
             assert floor == "*", name

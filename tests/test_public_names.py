@@ -110,7 +110,7 @@ def vars_doc(thing: Any) -> str:
 
 
 def test_generate_and_its_sync_wrapper_are_typed() -> None:
-    for function in (targen_async.engine, targen_async.generate_sync, targen_async.read_shards):
+    for function in (targen_async.generate, targen_async.generate_sync, targen_async.read_shards):
         hints = get_type_hints(function)
         assert "return" in hints
         parameters = inspect.signature(function).parameters

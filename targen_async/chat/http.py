@@ -1,6 +1,7 @@
 """Chat over HTTP with aiohttp: one POST a call, no retries, no waiting in line."""
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -66,18 +67,25 @@ class HttpChat:
         if self._key:
             self._headers["Authorization"] = f"Bearer {self._key}"
         self._session: aiohttp.ClientSession | None = None
+        self._wary: aiohttp.ClientSession | None = None
+        self._wary_until_s = -math.inf
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=self._max_in_flight, keepalive_timeout=_IDLE_CONNECTION_S
-            ),
+        limit = self._max_in_flight
+        self._session = self._open(
+            aiohttp.TCPConnector(limit=limit, keepalive_timeout=_IDLE_CONNECTION_S)
+        )
+        self._wary = self._open(aiohttp.TCPConnector(limit=limit, force_close=True))
+        return self
+
+    def _open(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=connector,
             timeout=self._timeout,
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
         )
-        return self
 
     async def __aexit__(
         self,
@@ -85,20 +93,23 @@ class HttpChat:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for session in (self._session, self._wary):
+            if session is not None:
+                await session.close()
+        self._session = self._wary = None
 
     async def complete(self, request: ChatRequest) -> ChatResult:
         """Send once. Raises a ChatError, or ParseError when a 200 is no completion."""
-        if self._session is None:
+        if self._session is None or self._wary is None:
             raise RuntimeError("HttpChat is used outside its `async with`")
         data = encode_request(request, self.dialect)
         loop = asyncio.get_running_loop()
         ticket = self._recorder.intent(request) if self._recorder else -1
         started_s = loop.time()
         try:
-            async with self._session.post(self._url, data=data, allow_redirects=False) as response:
+            wary = started_s < self._wary_until_s
+            session = self._wary if wary else self._session
+            async with session.post(self._url, data=data, allow_redirects=False) as response:
                 status, headers = response.status, response.headers
                 served = 200 <= status < 300
                 limit = self._max_answer_bytes if served else _MAX_ERROR_BYTES
@@ -109,6 +120,11 @@ class HttpChat:
                 self._recorder.void(ticket, "the connection could not be opened")
             raise self._translated(error) from error
         latency_s = loop.time() - started_s
+        if status == 500 and headers.get("Content-Type", "")[:16] != "application/json":
+            # uvicorn closes the connection behind an unhandled error (a 500 in plain text) without
+            # saying so, and aiohttp has it back in its pool by now. No pooled connection is used
+            # until all that were idle have been dropped.
+            self._wary_until_s = loop.time() + _IDLE_CONNECTION_S + 1
         if not served:
             if self._recorder:
                 self._recorder.void(ticket, f"HTTP {status}")

@@ -29,6 +29,10 @@ class Held(Exception):
     """The endpoint went away while this call stood in line: nothing was sent."""
 
 
+class Drained(Exception):
+    """No new calls are taken: this one was waiting to be sent, or sent again."""
+
+
 class Breaker:
     """What is known of one endpoint, shared by everybody who calls it.
 
@@ -57,7 +61,7 @@ class Breaker:
         self._line: dict[object, None] = {}
         self._changed = anyio.Event()
         self._stopped = anyio.Event()
-        self._end: Callable[[], TargenError] | None = None
+        self._end: Callable[[], TargenError | Drained] | None = None
 
     # ---- asked by callers
 
@@ -162,6 +166,10 @@ class Breaker:
         message, status, user_fault = str(error), error.status, error.user_fault
         self._stop(lambda: Denied(message, status=status, user_fault=user_fault))
 
+    def drain(self) -> None:
+        """Send nothing any more: all who wait are told so, calls that are out may come back."""
+        self._stop(lambda: Drained("no new calls"))
+
     # ---- inside
 
     def _schedule_probe(self, error: Unavailable, now: float) -> None:
@@ -186,7 +194,7 @@ class Breaker:
             return math.inf
         return self._failing_since + self._give_up_after_s
 
-    def _stop(self, end: Callable[[], TargenError]) -> None:
+    def _stop(self, end: Callable[[], TargenError | Drained]) -> None:
         # A fresh error for each caller: one object raised by many would collect their traces.
         if self._end is None:
             self._end = end

@@ -448,3 +448,23 @@ def test_no_key_sends_no_authorization() -> None:
         assert (seen, result.offset, result.model) == ([False], -1, "m")
 
     asyncio.run(main())
+
+
+def test_a_connection_is_not_used_again_behind_a_500() -> None:
+    """uvicorn closes it a moment later without saying so; a call on it would be in doubt."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\n\r\nOops")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+    async def main() -> None:
+        notes = Notes()
+        async with raw_serving(talk) as url, chat(url, notes) as client:
+            for _ in range(3):
+                with pytest.raises(ServerFault):
+                    await client.complete(request())
+        assert notes.kinds == ["intent", "void"] * 3
+
+    asyncio.run(main())

@@ -106,7 +106,8 @@ def test_an_answer_is_a_chat_completion() -> None:
             "refusal": None,
         }
         assert choice["finish_reason"] == "stop"
-        assert client.last["object"] == "chat.completion" and client.last["model"] == "simulated"
+        assert client.last["object"] == "chat.completion"
+        assert client.last["model"] == "targen-simulator"
         assert client.last["usage"]["completion_tokens"] == expected.usage.completion_tokens
         assert client.last["usage"]["prompt_tokens"] == expected.usage.prompt_tokens
 
