@@ -12,7 +12,15 @@ from targen_async.chat import ChatClient
 from targen_async.chat.retry import Drained
 from targen_async.chat.wire import decode_completion
 from targen_async.control import RunControl
-from targen_async.errors import ChatError, Denied, ParseError, Rejected, RunStopped, ServerFault
+from targen_async.errors import (
+    ChatError,
+    Denied,
+    ParseError,
+    Rejected,
+    RunStopped,
+    ServerFault,
+    UserError,
+)
 from targen_async.journal import NO_SCHEMA, Dead, Journal, Kind, body_of
 from targen_async.ledger import Ledger
 from targen_async.records import ChatRequest, ChatResult, Failure, StageName, Usage, add_usage
@@ -118,6 +126,10 @@ class Asker:
         except ParseError as error:
             return _failure(stage, request, error.kind, str(error), 0, None)
         except (Rejected, ServerFault) as error:
+            if error.status is None:
+                # Refused at our own door: a limit that can be raised is no fact about the request.
+                self._control.fail(UserError(str(error)))
+                return None
             kind = "rejected" if isinstance(error, Rejected) else "exhausted"
             failure = _failure(stage, request, kind, str(error), 0, None)
             if bury:
@@ -149,7 +161,9 @@ class Asker:
             dead = msgspec.msgpack.decode(frame.payload, type=Dead)
             return _failure(stage, request, dead.kind, dead.message, 0, None)
         try:
-            return decode_completion(body_of(frame.payload), key=request.key, offset=offset)
+            return decode_completion(
+                body_of(frame.payload), key=request.key, offset=offset, model=request.model
+            )
         except ParseError as error:
             return _failure(stage, request, error.kind, str(error), 0, None)
         except ChatError:

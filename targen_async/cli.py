@@ -22,6 +22,7 @@ _EPILOG = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failed, 2 user's mistake, 130 Ctrl-C."""
+    _open_standard_streams()
     options = _parser().parse_args(argv)
     try:
         code: int = options.run(options)
@@ -38,6 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output is gone, as with `targen show … | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
+
+
+def _open_standard_streams() -> None:
+    """Give closed standard streams a place: else the first file opened would be taken for one."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _complain(error: Exception, code: int) -> int:
@@ -84,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(run=_status)
     show = commands.add_parser("show", help="print some rows and the transition table of a run")
     show.add_argument("folder", type=Path)
-    show.add_argument("-n", type=int, default=5, help="how many rows (default: 5)")
+    show.add_argument("-n", type=_count, default=5, help="how many rows (default: 5)")
     show.set_defaults(run=_show)
     return parser
 
@@ -139,6 +149,13 @@ _FLAGS: dict[str, tuple[str, dict[str, Any]]] = {
         {"type": float, "metavar": "SECONDS", "help": "silence to bear (default: 3600)"},
     ),
 }
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError(text)
+    return value
 
 
 def _add_generate(commands: Any) -> None:  # noqa: ANN401

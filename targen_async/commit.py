@@ -112,7 +112,7 @@ class Committer:
     async def work(self, incoming: Incoming, _send: Send) -> None:
         """Read to the end of the stream, or until n rows are committed."""
         async for judged in incoming:
-            self._window[judged.answer.call.slot] = judged
+            self._keep(judged)
             self._take_what_waits(incoming)
             try:
                 self._commit_ready()
@@ -130,7 +130,13 @@ class Committer:
                 judged = incoming.receive_nowait()
             except (anyio.WouldBlock, anyio.EndOfStream):
                 return
-            self._window[judged.answer.call.slot] = judged
+            self._keep(judged)
+
+    def _keep(self, judged: Judged) -> None:
+        # Slots before the watermark come again when a block window is judged whole after a start.
+        slot = judged.answer.call.slot
+        if slot >= self.plan.state.watermark:
+            self._window[slot] = judged
 
     @property
     def done(self) -> bool:
@@ -139,8 +145,7 @@ class Committer:
 
     def _commit_ready(self) -> None:
         """Commit the unbroken run of slots at the watermark."""
-        for slot in [slot for slot in self._window if slot < self.plan.state.watermark]:
-            del self._window[slot]
+        self._control.moved_at = anyio.current_time()
         while not self.done and self.plan.state.watermark in self._window:
             self._commit(self._window.pop(self.plan.state.watermark))
             self._apply_targets()
@@ -159,13 +164,13 @@ class Committer:
         while state.targets_applied < len(self._targets):
             target = self._targets[state.targets_applied]
             if target.slot > self.plan.state.watermark:
-                return
+                break
             self.plan.state.n = target.n
             for id_, label, line in self._gate.surplus():
                 if self.plan.wants(label):
                     self._files.add_row(line)
                     self.plan.accept(label)
-                    self._gate.adopt_surplus(id_, self.plan.state.watermark)
+                    self._gate.adopt_surplus(id_, state.targets_applied)
             self.plan.aim(target.n)
             state.targets_applied += 1
         self._seed_demand.need(-(-self.plan.planned // self._rows_per_seed))

@@ -13,7 +13,9 @@ from msgspec import Meta, Struct, field
 
 from targen_async.errors import UserError
 
-Count = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+# A pattern, so that a key pasted in its place is refused and not repeated on the screen.
+EnvironmentName = Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)]
 Seconds = Annotated[float, Meta(gt=0)]
 Price = Annotated[float, Meta(ge=0)]
 OPENAI_URL = "https://api.openai.com/v1"
@@ -26,7 +28,7 @@ class Correction(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mode: Literal["blind", "shown", "off"] = "blind"
     votes: Literal[1, 3, 5, 7, 9] = 1
     """Judgements a row; each has its own seed and item order."""
-    per_call: Count | None = None
+    per_call: Annotated[int, Meta(ge=1, le=100)] | None = None
     """Rows a call; the task's own number where unset."""
     model: str | None = None
     """The judge; the generator where unset."""
@@ -39,11 +41,11 @@ class Data(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     model: str = SIMULATED_MODEL
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    random_seed: Annotated[int, Meta(ge=0)] = 0
+    random_seed: Annotated[int, Meta(ge=0, lt=2**53)] = 0
     contexts: Count = 40
     seeds_per_context: Count | None = None
     """Seeds asked of a context in one call; the task's own number where unset."""
-    rows_per_seed: Count | None = None
+    rows_per_seed: Annotated[int, Meta(ge=1, le=100)] | None = None
     """The task's own number where unset."""
     near_duplicate: Annotated[float, Meta(ge=0.5, le=1)] = 0.8
     """Rows whose character 5-grams have at least this Jaccard similarity are near duplicates."""
@@ -81,7 +83,7 @@ class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     base_url: str | None = None
     """Where the endpoint is, as http://host:port/v1. Unset: OpenAI, or for the simulated model a
     simulator of our own."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: EnvironmentName = "OPENAI_API_KEY"
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
     prices: Prices = field(default_factory=Prices)
@@ -139,7 +141,8 @@ def _put(raw: dict[str, Any], dotted: str, value: Any) -> None:  # noqa: ANN401
 
 def decode(raw: Mapping[str, Any], source: str) -> RunConfig:
     """Decode and check a configuration. Raises UserError naming `source` and the key."""
-    if not raw.get("data", {}).get("task"):
+    data = raw.get("data")
+    if not (isinstance(data, Mapping) and data.get("task")):
         raise UserError(f"{source}: no task: name one, as in `targen generate copa`")
     try:
         config = msgspec.convert(raw, RunConfig)
@@ -151,15 +154,19 @@ def decode(raw: Mapping[str, Any], source: str) -> RunConfig:
 
 
 def _check_url(base_url: str, source: str) -> None:
-    url = urlsplit(base_url)
-    if url.scheme not in ("http", "https") or not url.hostname:
+    try:
+        url = urlsplit(base_url)
+        complete = url.scheme in ("http", "https") and url.hostname and url.port != 0
+    except ValueError:
+        complete = False
+    if not complete:
         raise UserError(
             f"{source}: `delivery.base_url` must be like http://127.0.0.1:8000/v1, not {base_url!r}"
         )
-    if url.username or url.password or url.query:
+    if url.username or url.password or url.query or url.fragment:
         raise UserError(
-            f"{source}: `delivery.base_url` carries credentials or a query; put the key into an "
-            "environment variable and name it in `delivery.api_key_env`"
+            f"{source}: `delivery.base_url` carries credentials, a query or a fragment; put the "
+            "key into an environment variable and name it in `delivery.api_key_env`"
         )
 
 

@@ -6,6 +6,8 @@ import anyio
 
 from targen_async.errors import TargenError
 
+STALLED_S = 5.0
+
 
 class Signal:
     """Wakes everyone who waits for a change. Waiters look again for themselves."""
@@ -29,6 +31,8 @@ class RunControl:
         self.changed = Signal()
         self.draining: str | None = None
         """Why nothing new is sent any more."""
+        self.moved_at = 0.0
+        """When a replay last committed something, on the event loop's clock."""
         self.replaying = False
         """Files are being made again: all that is needed is in the journal, so nothing is sent."""
         self.error: TargenError | None = None
@@ -46,8 +50,17 @@ class RunControl:
         self.changed.notify()
 
     async def may_send(self) -> bool:
-        """Wait out a replay; False when no new calls are taken."""
-        await self.changed.until(lambda: not self.replaying or self.draining is not None)
+        """Wait out a replay; False when no new calls are taken.
+
+        A replay in which nothing has moved for `STALLED_S` needs an answer that the journal does
+        not hold (a validator was changed, or too few workers look for the next known one): it is
+        over.
+        """
+        while self.replaying and self.draining is None:
+            with anyio.move_on_after(STALLED_S) as stalled:
+                await self.changed.until(lambda: not self.replaying or self.draining is not None)
+            if stalled.cancelled_caught and anyio.current_time() - self.moved_at >= STALLED_S:
+                self.end_replay()
         return self.draining is None
 
     def fail(self, error: TargenError) -> None:

@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS rows (id INTEGER PRIMARY KEY, digest BLOB NOT NULL, t
 CREATE INDEX IF NOT EXISTS rows_digest ON rows (digest);
 CREATE TABLE IF NOT EXISTS bands (band INTEGER, id INTEGER, PRIMARY KEY (band, id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS surplus (id INTEGER PRIMARY KEY, label TEXT NOT NULL, line BLOB NOT NULL,
-                                    adopted_at INTEGER);
+                                    adopted_by INTEGER);
 """
 
 
@@ -85,15 +85,18 @@ class DistinctGate:
         self._db.execute("COMMIT")
         self._db.execute("BEGIN")
 
-    def rewind(self, watermark: int, seed_id: int) -> bool:
-        """Forget what came at or after a checkpoint. False: the state is older, so it is no use."""
+    def rewind(self, watermark: int, seed_id: int, targets: int) -> bool:
+        """Forget what came at or after a checkpoint. False: the state is older, so it is no use.
+
+        `targets`: how many aims of the run that checkpoint had applied.
+        """
         marks = dict(self._db.execute("SELECT name, value FROM mark").fetchall())
         if marks.get("rows", 0) < watermark or marks.get("seeds", 0) < seed_id:
             return False
         self._db.execute("DELETE FROM rows WHERE id >= ?", (watermark,))
         self._db.execute("DELETE FROM bands WHERE id >= ?", (watermark,))
         self._db.execute("DELETE FROM surplus WHERE id >= ?", (watermark,))
-        self._db.execute("UPDATE surplus SET adopted_at = NULL WHERE adopted_at >= ?", (watermark,))
+        self._db.execute("UPDATE surplus SET adopted_by = NULL WHERE adopted_by >= ?", (targets,))
         self._db.execute("DELETE FROM seeds WHERE id >= ?", (seed_id,))
         return True
 
@@ -175,17 +178,18 @@ class DistinctGate:
     def surplus(self) -> list[tuple[int, str, bytes]]:
         """(id, label, line) of every row still over its quota, in key order."""
         return self._db.execute(
-            "SELECT id, label, line FROM surplus WHERE adopted_at IS NULL ORDER BY id"
+            "SELECT id, label, line FROM surplus WHERE adopted_by IS NULL ORDER BY id"
         ).fetchall()
 
     def surplus_count(self) -> int:
         count: int = self._db.execute(
-            "SELECT count(*) FROM surplus WHERE adopted_at IS NULL"
+            "SELECT count(*) FROM surplus WHERE adopted_by IS NULL"
         ).fetchone()[0]
         return count
 
-    def adopt_surplus(self, id_: int, watermark: int) -> None:
-        self._db.execute("UPDATE surplus SET adopted_at = ? WHERE id = ?", (watermark, id_))
+    def adopt_surplus(self, id_: int, target: int) -> None:
+        """The row is delivered from the `target`-th aim of the run on."""
+        self._db.execute("UPDATE surplus SET adopted_by = ? WHERE id = ?", (target, id_))
 
 
 def _digest(text: str) -> bytes:

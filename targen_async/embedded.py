@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import msgspec
 import orjson
+from anyio.abc import Process
 
 from targen_async.errors import RunStopped, UserError
 from targen_async.simulator.settings import SimulatorSettings
@@ -36,14 +37,23 @@ async def embedded_simulator(settings: Mapping[str, Any]) -> AsyncIterator[str]:
         command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True
     ) as child:
         try:
-            with anyio.move_on_after(_START_TIMEOUT_S):
-                line = b""
-                while child.stdout is not None and not line.endswith(b"\n"):
-                    line += await child.stdout.receive()
-                yield f"http://127.0.0.1:{orjson.loads(line)['port']}/v1"
-                return
-        except anyio.EndOfStream as error:
-            raise RunStopped("the embedded simulator ended before it was ready") from error
+            yield f"http://127.0.0.1:{await _port(child)}/v1"
         finally:
             child.kill()
-        raise RunStopped(f"the embedded simulator was not ready within {_START_TIMEOUT_S:.0f} s")
+
+
+async def _port(child: Process) -> int:
+    """The port that the child prints once it listens. Raises RunStopped when it does not."""
+    line = b""
+    try:
+        with anyio.fail_after(_START_TIMEOUT_S):
+            while child.stdout is not None and not line.endswith(b"\n"):
+                line += await child.stdout.receive()
+    except TimeoutError as error:
+        raise RunStopped(
+            f"the embedded simulator was not ready within {_START_TIMEOUT_S:.0f} s"
+        ) from error
+    except anyio.EndOfStream as error:
+        raise RunStopped("the embedded simulator ended before it was ready") from error
+    port: int = orjson.loads(line)["port"]
+    return port

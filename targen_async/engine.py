@@ -23,7 +23,7 @@ from targen_async.pipeline import Incoming, Send, Stage, Work, each, run_stages
 from targen_async.points import Contexts, Seeds
 from targen_async.probe import Probed, probe
 from targen_async.records import Usage, add_usage
-from targen_async.rundir import Lock, open_folder, settle_config, write_manifest
+from targen_async.rundir import Lock, open_folder, write_manifest
 from targen_async.slots import Blocks, Slots, unjudged
 from targen_async.stages import Steps
 from targen_async.stats import Stats
@@ -66,7 +66,6 @@ async def generate(
     _check_endpoint(config)
     open_folder(folder)
     with Lock(folder):
-        settle_config(folder, config)
         async with AsyncExitStack() as stack:
             parts = stack.enter_context(
                 open_parts(config, task, folder, accept_task_change=accept_task_change)
@@ -74,9 +73,10 @@ async def generate(
             base_url, api_key = await stack.enter_async_context(_endpoint(config, task))
             run = _Run(config, parts, control, stats or Stats(), say or (lambda _line: None))
             await run.go(base_url, api_key)
-            if control.error is not None:
+            manifest = run.manifest(final=True)
+            if control.error is not None and manifest.state != "complete":
                 raise control.error
-            return run.manifest(final=True)
+            return manifest
 
 
 def generate_sync(config: RunConfig, out: Path | str, **options: object) -> Manifest:
@@ -176,6 +176,7 @@ class _Run:
             total_timeout_s=delivery.timeouts.total_s,
             max_in_flight=delivery.limits.max_in_flight,
         )
+        sound = True
         try:
             async with http, anyio.create_task_group() as background:
                 background.start_soon(self.parts.journal.keep_synced)
@@ -186,14 +187,21 @@ class _Run:
             cause = _first_cause(group)
             if isinstance(cause, TargenError):
                 self.control.fail(cause)
+            # After an error of our own making the last checkpoint is a safer place to go on from.
+            sound = isinstance(cause, (TargenError, anyio.get_cancelled_exc_class()))
             raise cause from None
         finally:
-            with anyio.CancelScope(shield=True):
-                done = self.committer.done
-                trailing = [] if done else [*self.contexts.notes, *self.seeds.notes]
-                wasted = Usage() if done else add_usage(self.contexts.wasted, self.seeds.wasted)
-                await self.committer.finish(trailing, wasted)
-                write_manifest(self.parts.folder, self.manifest(final=True))
+            if sound:
+                with anyio.CancelScope(shield=True):
+                    await self._finish()
+
+    async def _finish(self) -> None:
+        """The last checkpoint and manifest of this start."""
+        done = self.committer.done
+        trailing = [] if done else [*self.contexts.notes, *self.seeds.notes]
+        wasted = Usage() if done else add_usage(self.contexts.wasted, self.seeds.wasted)
+        await self.committer.finish(trailing, wasted)
+        write_manifest(self.parts.folder, self.manifest(final=True))
 
     async def _run_stages(self, http: HttpChat) -> None:
         limits = self.config.delivery.limits
@@ -275,13 +283,15 @@ class _Run:
             self.say("the endpoint takes no JSON schema: answers are asked for in words")
 
     def _ordered(self, work: Work) -> Work:
-        """A point that finds that the run cannot go on: the calls under way still come in."""
+        """A point that runs dry ends its stream: what it passed on before still becomes rows."""
 
         async def guarded(incoming: Incoming, send: Send) -> None:
             try:
                 await work(incoming, send)
             except RunStopped as error:
-                self.control.fail(error)
+                self.control.error = self.control.error or error
+                self.context_demand.close()
+                self.seed_demand.close()
 
         return guarded
 
@@ -315,7 +325,7 @@ class _Run:
             self.parts,
             self.config,
             state=state,
-            reason=self.control.draining or "",
+            reason=self.control.draining or str(self.control.error or ""),
             simulated=self.simulated,
             contexts_missing=self.contexts.shortfall,
             waiting_for="" if final else self.stats.waiting_for,

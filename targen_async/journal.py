@@ -21,6 +21,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from targen_async.config import Data
 from targen_async.errors import RunStopped, UserError
 
 VERSION = 1
@@ -50,7 +51,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     """First record: which journal this is."""
 
     version: int
-    data_digest: str
+    data: Data
     task_digest: str
 
 
@@ -177,6 +178,11 @@ class Journal:
     def void(self, ticket: int, reason: str) -> None:
         """The attempt was refused cleanly: nothing was served for `ticket`."""
         self.append(Kind.VOID, _ANSWER.pack(ticket) + reason[:200].encode())
+
+    def clear(self) -> None:
+        """Begin anew: for a journal that holds no answer."""
+        os.ftruncate(self._fd, 0)
+        self.end = 0
 
     # ---- durability
 

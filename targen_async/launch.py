@@ -6,6 +6,7 @@ import signal
 import sys
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from rich.console import Console
 
 from targen_async.config import SIMULATED_MODEL, RunConfig, load
 from targen_async.control import RunControl
-from targen_async.engine import generate
+from targen_async.engine import Say, generate
 from targen_async.errors import UserError
 from targen_async.manifest import Manifest
 from targen_async.rundir import RUN_TOML
 from targen_async.stats import Stats
+from targen_async.tasks import TASK_FILE
 from targen_async.terminal import print_summary, show_progress
 
 INTERRUPTED = "interrupted"
@@ -34,11 +36,14 @@ def config_from_options(
         if (value := getattr(options, dotted)) is not None
     ]
     if options.task is not None:
-        overrides.append(("data.task", options.task))
+        folder = Path(options.task)
+        # A folder is meant wherever the run is gone on with from.
+        given = str(folder.resolve()) if (folder / TASK_FILE).is_file() else options.task
+        overrides.append(("data.task", given))
     overrides += [_setting(text) for text in options.set]
     out: Path | None = options.out
     if out is None and options.task is not None:
-        out = Path("runs") / Path(options.task).name
+        out = Path("runs") / Path(options.task).resolve().name
     if out is None:
         raise UserError("no task: name one, as in `targen generate copa`, or a run with --out")
     base = options.config
@@ -47,8 +52,14 @@ def config_from_options(
     if options.simulate:
         overrides.append(("data.model", SIMULATED_MODEL))
     config = load(base, overrides)
-    _check_endpoint(options, config, begun=base is not None)
+    begun = base == out / RUN_TOML
+    _check_endpoint(options, config, named=begun or _names_model(base))
     return config, out
+
+
+def _names_model(path: Path | None) -> bool:
+    """Does a configuration file say which model to ask? `load` has found it to be sound."""
+    return path is not None and "model" in tomllib.loads(path.read_text("utf-8"))["data"]
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -61,17 +72,17 @@ def _setting(text: str) -> tuple[str, Any]:
         return key.strip(), value
 
 
-def _check_endpoint(options: argparse.Namespace, config: RunConfig, *, begun: bool) -> None:
+def _check_endpoint(options: argparse.Namespace, config: RunConfig, *, named: bool) -> None:
     """The real endpoint or the simulator, never by accident one for the other."""
-    model, base_url = getattr(options, "data.model"), getattr(options, "delivery.base_url")
-    if options.simulate and (model or base_url):
+    model, base_url = getattr(options, "data.model"), config.delivery.base_url
+    if options.simulate and (model or getattr(options, "delivery.base_url")):
         raise UserError("--simulate goes with neither --model nor --base-url: choose one")
-    if options.simulate or begun or model:
+    if options.simulate or named or config.data.model != SIMULATED_MODEL or model:
         return
     if base_url is not None:
         raise UserError(
-            f"--base-url without --model: name the model to ask for at {base_url} "
-            f"({SIMULATED_MODEL} for `targen simulate`)"
+            f"an endpoint without a model: name the model to ask for at {base_url} "
+            f"with --model ({SIMULATED_MODEL} for `targen simulate`)"
         )
     variable = config.delivery.api_key_env
     if os.environ.get(variable) or getattr(options, "delivery.api_key_env"):
@@ -87,9 +98,14 @@ def run_generate(config: RunConfig, out: Path, *, quiet: bool, accept_task_chang
     control, stats = RunControl(), Stats()
     manifest: list[Manifest] = []
 
+    def say(line: str) -> None:
+        # Who no longer listens does not stop a run.
+        with suppress(OSError):
+            console.print(line)
+
     async def main() -> None:
         async with anyio.create_task_group() as group:
-            group.start_soon(_obey_signals, control, console, group.cancel_scope)
+            group.start_soon(_obey_signals, control, say, group.cancel_scope)
             async with show_progress(stats, console):
                 manifest.append(
                     await generate(
@@ -97,7 +113,7 @@ def run_generate(config: RunConfig, out: Path, *, quiet: bool, accept_task_chang
                         out,
                         control=control,
                         stats=stats,
-                        say=console.print,
+                        say=say,
                         accept_task_change=accept_task_change,
                     )
                 )
@@ -122,11 +138,13 @@ def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return _only(first) if isinstance(first, BaseExceptionGroup) else first
 
 
-async def _obey_signals(control: RunControl, console: Console, scope: anyio.CancelScope) -> None:
+async def _obey_signals(control: RunControl, say: Say, scope: anyio.CancelScope) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        first = True
         async for _ in signals:
-            if control.draining == INTERRUPTED:
+            if not first:
                 scope.cancel()
                 return
-            console.print("stopping: waiting for the calls under way; once more to stop now")
+            first = False
+            say("stopping: waiting for the calls under way; once more to stop now")
             control.drain(INTERRUPTED)

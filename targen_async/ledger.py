@@ -71,6 +71,11 @@ class Ledger:
         else:
             self._usage = add_usage(self._usage, usage)
 
+    @property
+    def untouched(self) -> bool:
+        """Has the endpoint served nothing, for certain?"""
+        return not self._served and not self._open
+
     def totals(self) -> Totals:
         return Totals(
             served=self._served,

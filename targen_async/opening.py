@@ -1,5 +1,6 @@
 """Opening a run's folder: the journal first, then files and index brought in step with it."""
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
@@ -10,6 +11,7 @@ from msgspec import Struct
 
 from targen_async.commit import CommitState
 from targen_async.config import RunConfig
+from targen_async.config import differences as data_differences
 from targen_async.distinct import DistinctGate
 from targen_async.errors import RunStopped, UserError
 from targen_async.journal import VERSION, Journal, Kind, Opened, Target, TaskChanged
@@ -18,7 +20,7 @@ from targen_async.plan import RowPlan
 from targen_async.points import MAX_PER_CALL
 from targen_async.recover import Recovered, recover
 from targen_async.rows import Forms, Rows
-from targen_async.rundir import INDEX, JOURNAL, Files, FilesState, StaleFilesError
+from targen_async.rundir import INDEX, JOURNAL, Files, files_stand, write_config
 from targen_async.tasks import Task
 
 _RESERVE_PER_CALL = 16 << 10
@@ -46,8 +48,8 @@ def open_parts(
 ) -> Iterator[Parts]:
     """Open or begin the run in `folder`; the caller holds its lock. Closes everything at the end.
 
-    Raises UserError when the journal belongs to another task or version, RunStopped when it is
-    damaged.
+    Nothing is touched before the run is known to be the one that was begun here. Raises UserError
+    when it is another, RunStopped when the journal is damaged.
     """
     reserve = _RESERVE_PER_CALL * max(64, config.delivery.limits.max_in_flight)
     with ExitStack() as stack:
@@ -55,20 +57,26 @@ def open_parts(
         stack.callback(journal.close)
         ledger = Ledger(journal)
         found = recover(journal.path, journal, ledger)
-        _settle_task(config, task, folder, journal, found, accept_task_change)
+        if found.opened is None:
+            _refuse_orphans(folder)
+        if found.opened is None or ledger.untouched:
+            _begin(config, task, journal, found)
+        changed = _check_identity(config, task, folder, found, accept_task_change)
         committed = found.checkpoint.plan.watermark if found.checkpoint else 0
-        state, files, gate = _in_step(config, folder, found)
-        stack.callback(files.close)
+        state, gate = _in_step(config, folder, found, remakeable=not found.task_changes + changed)
         stack.callback(gate.close)
-        if state.plan.watermark < committed and found.task_changes:
-            raise RunStopped(
-                f"the files in {folder} are not what the journal says, and they cannot be made "
-                "again as the task was changed since: restore them, or choose another --out"
-            )
+        files = Files(folder, state.files, config.delivery.rows_per_shard)
+        stack.callback(files.close)
+        if changed:
+            record = TaskChanged(task_digest=prompt_digest(task))
+            journal.append(Kind.TASK_CHANGED, msgspec.msgpack.encode(record))
+            found.task_digest = record.task_digest
+            found.task_changes += 1
         if not found.targets or found.targets[-1].n != config.delivery.n:
             target = Target(slot=state.plan.watermark, n=config.delivery.n)
             journal.append(Kind.TARGET, msgspec.msgpack.encode(target))
             found.targets.append(target)
+        write_config(folder, config)
         yield Parts(
             folder=folder,
             journal=journal,
@@ -78,57 +86,94 @@ def open_parts(
             files=files,
             state=state,
             plan=RowPlan(tuple(task.labels), config.data.random_seed, state.plan),
-            rows=Rows(journal, task, Forms(task)),
+            rows=Rows(journal, task, Forms(task), config.data),
             replay_to=committed,
         )
 
 
-def _settle_task(
-    config: RunConfig, task: Task, folder: Path, journal: Journal, found: Recovered, accept: bool
-) -> None:
-    """A run goes on with the task it began with, unless the user accepts the change."""
-    digest = prompt_digest(task)
-    if found.opened is None:
-        found.opened = Opened(version=VERSION, data_digest=config.digest(), task_digest=digest)
-        found.task_digest = digest
-        journal.append(Kind.OPENED, msgspec.msgpack.encode(found.opened))
-    elif found.opened.data_digest != config.digest():
-        raise UserError(f"{journal.path} belongs to a run with another [data] than {folder}'s")
-    elif found.task_digest != digest:
-        if not accept:
+def _refuse_orphans(folder: Path) -> None:
+    """Rows without the journal they were made from cannot be gone on with, only overwritten."""
+    for path in sorted(folder.glob("*.jsonl")):
+        if path.stat().st_size:
             raise UserError(
-                f"the prompts of task {task.name!r} were changed since {folder} was begun: rows to "
-                "come would differ from those it holds. Give --accept-task-change to go on with "
-                "the new ones, or choose another --out"
+                f"{folder} holds rows ({path.name}) but its journal is missing or empty: nothing "
+                "was touched; restore the journal, or choose another --out"
             )
-        journal.append(Kind.TASK_CHANGED, msgspec.msgpack.encode(TaskChanged(task_digest=digest)))
-        found.task_digest = digest
-        found.task_changes += 1
+
+
+def _begin(config: RunConfig, task: Task, journal: Journal, found: Recovered) -> None:
+    """Write the first record. A start that nothing was served to leaves no identity behind."""
+    journal.clear()
+    digest = prompt_digest(task)
+    found.opened = Opened(version=VERSION, data=config.data, task_digest=digest)
+    found.task_digest, found.task_changes = digest, 0
+    found.targets, found.checkpoint = [], None
+    journal.append(Kind.OPENED, msgspec.msgpack.encode(found.opened))
+
+
+def _check_identity(
+    config: RunConfig, task: Task, folder: Path, found: Recovered, accept: bool
+) -> bool:
+    """Refuse another run than the one begun here. True: the task was changed, with consent."""
+    assert found.opened is not None
+    changed = found.task_digest != prompt_digest(task)
+    before = found.opened.data
+    if not changed:
+        # The same prompts from another place, or by another path, are the same task.
+        before = msgspec.structs.replace(before, task=config.data.task)
+    differences = data_differences(before, config.data)
+    if differences:
+        raise UserError(
+            f"{folder} holds a run with another [data]: {'; '.join(differences)}. Start it as it "
+            "was, or choose another --out"
+        )
+    if found.targets and config.delivery.n < found.targets[-1].n:
+        raise UserError(
+            f"{folder} already aims at n = {found.targets[-1].n}, and n may only grow "
+            f"({config.delivery.n} was asked for)"
+        )
+    if changed and not accept:
+        raise UserError(
+            f"the prompts of task {task.name!r} were changed since {folder} was begun: rows to "
+            "come would differ from those it holds. Give --accept-task-change to go on with the "
+            "new ones, or choose another --out"
+        )
+    return changed
 
 
 def _in_step(
-    config: RunConfig, folder: Path, found: Recovered
-) -> tuple[CommitState, Files, DistinctGate]:
-    """Files and index at the last checkpoint; from nothing where they do not stand there.
+    config: RunConfig, folder: Path, found: Recovered, *, remakeable: bool
+) -> tuple[CommitState, DistinctGate]:
+    """State and index at the last checkpoint; from nothing where the files do not stand there.
 
-    Made again from nothing they come out the same, and no call is sent: the journal has them all.
+    Made again from nothing they come out the same: the journal has all answers. After a change of
+    the task it has not, so then nothing is touched.
     """
-    threshold = config.data.near_duplicate
-    per_shard = config.delivery.rows_per_shard
     state = found.checkpoint or CommitState()
-    try:
-        files = Files(folder, state.files, per_shard)
-    except StaleFilesError:
-        files, state = Files(folder, FilesState(), per_shard), CommitState()
-    gate = DistinctGate(folder / INDEX, threshold)
-    if not gate.rewind(state.plan.watermark, state.seeds.call * MAX_PER_CALL):
+    gate = _open_gate(config, folder)
+    if files_stand(folder, state.files) and gate.rewind(
+        state.plan.watermark, state.seeds.call * MAX_PER_CALL, state.targets_applied
+    ):
+        return state, gate
+    if not remakeable:
         gate.close()
-        files.close()
-        state = CommitState()
-        files = Files(folder, FilesState(), per_shard)
-        gate = DistinctGate(folder / INDEX, threshold)
-        gate.rewind(0, 0)
-    return state, files, gate
+        raise RunStopped(
+            f"files in {folder} are not what the journal says, and they cannot be made again as "
+            "the task was changed since: restore them, or choose another --out"
+        )
+    gate.rewind(0, 0, 0)
+    return CommitState(), gate
+
+
+def _open_gate(config: RunConfig, folder: Path) -> DistinctGate:
+    path = folder / INDEX
+    try:
+        return DistinctGate(path, config.data.near_duplicate)
+    except sqlite3.DatabaseError:
+        # An index that cannot be read is as good as none: it is made again.
+        for file in folder.glob(f"{INDEX}*"):
+            file.unlink()
+        return DistinctGate(path, config.data.near_duplicate)
 
 
 def prompt_digest(task: Task) -> str:

@@ -164,9 +164,9 @@ class RowPlan:
         if usable is not None:
             row = state.moved.setdefault(planned, {})
             row[usable] = row.get(usable, 0) + 1
-        self._refuse_starving(planned)
         if state.watermark >= state.replan_at and not self.done:
             self._plan_wave()
+        self._refuse_starving(planned)
 
     def _refuse_starving(self, label: str) -> None:
         tried = self.state.tried[label]

@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import to_builtins
 
 from targen_async.chat.wire import decode_completion
-from targen_async.config import SIMULATED_MODEL
+from targen_async.config import SIMULATED_MODEL, Data
 from targen_async.journal import Journal
 from targen_async.parse import (
     NO_LABEL,
@@ -54,8 +54,10 @@ class Forms:
 class Rows:
     """Reads drafts back from the journal and lays out finished rows."""
 
-    def __init__(self, journal: Journal, task: Task, forms: Forms) -> None:
+    def __init__(self, journal: Journal, task: Task, forms: Forms, data: Data) -> None:
         self._journal = journal
+        self._generator = data.model
+        self._judge = data.correction.model or data.model
         self.task = task
         self.forms = forms
         # Seeds of a call and verdicts of a batch are asked for one by one, close together.
@@ -66,8 +68,12 @@ class Rows:
         self._templates = {key: template.digest for key, template in task.templates.items()}
 
     def result(self, offset: int) -> ChatResult:
-        """The answer at `offset`. Raises ParseError when its body is no chat completion."""
-        return decode_completion(self._journal.read_answer(offset), key="", offset=offset)
+        """The generator's answer at `offset`. Raises ParseError when it is no chat completion."""
+        return self._result(offset, self._generator)
+
+    def _result(self, offset: int, model: str) -> ChatResult:
+        body = self._journal.read_answer(offset)
+        return decode_completion(body, key="", offset=offset, model=model)
 
     def _read_texts(self, offset: int, form: Form) -> list[str]:
         return [text.strip() for text in read_list(answer_text(self.result(offset)), form)]
@@ -87,7 +93,7 @@ class Rows:
         return {name: getattr(value, name).strip() for name in self.task.instances.outputs}
 
     def _read_verdicts(self, offset: int) -> tuple[str, dict[str, Verdict]]:
-        result = self.result(offset)
+        result = self._result(offset, self._judge)
         items = read(answer_text(result), self.forms.correction).items
         return result.model, {
             item.id: Verdict(id=item.id, explanation=item.explanation, label=item.label)

@@ -83,6 +83,21 @@ class Lock:
         os.close(self._fd)
 
 
+def lock_holder(folder: Path) -> str | None:
+    """Who works in a folder right now; None: nobody does."""
+    try:
+        fd = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
+    finally:
+        os.close(fd)
+    return None
+
+
 def open_folder(folder: Path) -> None:
     """Make the folder, or say in one sentence why it cannot be used."""
     try:
@@ -109,24 +124,9 @@ _OURS = {JOURNAL, MANIFEST, RUN_TOML, REJECTED, FAILURES, INDEX, LOCK, "reserve.
 }
 
 
-def settle_config(folder: Path, config: RunConfig) -> None:
-    """Write run.toml on the first start; later, refuse a changed [data] and a smaller n."""
-    path = folder / RUN_TOML
-    if path.exists():
-        old = read_config(folder)
-        changed = configuration.differences(old.data, config.data)
-        if changed:
-            raise UserError(
-                f"{folder} holds a run with another [data]: "
-                + "; ".join(changed)
-                + ". Start it as it was, or choose another --out"
-            )
-        if config.delivery.n < old.delivery.n:
-            raise UserError(
-                f"{folder} already aims at n = {old.delivery.n}, and n may only grow "
-                f"({config.delivery.n} was asked for)"
-            )
-    write_atomically(path, configuration.dump(config).encode())
+def write_config(folder: Path, config: RunConfig) -> None:
+    """Write run.toml: for people, and for a start without flags. The journal knows better."""
+    write_atomically(folder / RUN_TOML, configuration.dump(config).encode())
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -181,9 +181,6 @@ class Appender:
         self.digest = sha256()
         self.pending: list[bytes] = []
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        if os.fstat(self._fd).st_size < size:
-            os.close(self._fd)
-            raise StaleFilesError(f"{path} is shorter than its checkpoint")
         os.ftruncate(self._fd, size)
         read = 0
         while chunk := os.pread(self._fd, 1 << 20, read):
@@ -215,8 +212,26 @@ class Appender:
         os.close(self._fd)
 
 
-class StaleFilesError(Exception):
-    """The files are not what the checkpoint says; they are to be made again from the journal."""
+def files_stand(folder: Path, state: FilesState) -> bool:
+    """Do the files begin with what the checkpoint says? Reads them and touches nothing."""
+    sizes = {REJECTED: state.rejected_bytes, FAILURES: state.failures_bytes}
+    for name, size in sizes.items():
+        path = folder / name
+        if size and not (path.is_file() and path.stat().st_size >= size):
+            return False
+    return all(_shard_stands(folder / seal.name, seal) for seal in state.shards)
+
+
+def _shard_stands(path: Path, seal: ShardSeal) -> bool:
+    if not path.is_file() or path.stat().st_size < seal.bytes:
+        return seal.bytes == 0
+    digest = sha256()
+    left = seal.bytes
+    with path.open("rb") as file:
+        while left and (chunk := file.read(min(left, 1 << 20))):
+            digest.update(chunk)
+            left -= len(chunk)
+    return digest.hexdigest() == seal.sha256
 
 
 class Files:
@@ -225,16 +240,11 @@ class Files:
     def __init__(self, folder: Path, state: FilesState, rows_per_shard: int) -> None:
         self.folder = folder
         self.rows_per_shard = rows_per_shard
+        self._rows_pending: list[bytes] = []
         self.sealed = list(state.shards[:-1])
-        for seal in self.sealed:
-            path = folder / seal.name
-            if not path.exists() or path.stat().st_size != seal.bytes:
-                raise StaleFilesError(f"{path} is missing or has another size")
         last = state.shards[-1] if state.shards else None
         self.rows = last.rows if last else 0
         self.shard = Appender(folder / shard_name(len(self.sealed)), last.bytes if last else 0)
-        if last and self.shard.digest.hexdigest() != last.sha256:
-            raise StaleFilesError(f"{self.shard.path} was changed")
         for stray in folder.glob("instances-*.jsonl"):
             if stray.name > self.shard.path.name:
                 stray.unlink()
@@ -243,16 +253,25 @@ class Files:
         sync_folder(folder)
 
     def add_row(self, line: bytes) -> None:
-        if self.rows == self.rows_per_shard:
-            self.shard.flush()
-            self.shard.sync()
-            self.sealed.append(self._seal())
-            self.shard.close()
-            self.shard = Appender(self.folder / shard_name(len(self.sealed)), 0)
-            sync_folder(self.folder)
-            self.rows = 0
-        self.shard.add(line)
-        self.rows += 1
+        """Keep a row for the next `flush`: nothing is written before its answers are safe."""
+        self._rows_pending.append(line)
+
+    def _write_rows(self) -> None:
+        for line in self._rows_pending:
+            if self.rows >= self.rows_per_shard:
+                self._begin_shard()
+            self.shard.add(line)
+            self.rows += 1
+        self._rows_pending.clear()
+
+    def _begin_shard(self) -> None:
+        self.shard.flush()
+        self.shard.sync()
+        self.sealed.append(self._seal())
+        self.shard.close()
+        self.shard = Appender(self.folder / shard_name(len(self.sealed)), 0)
+        sync_folder(self.folder)
+        self.rows = 0
 
     def _seal(self) -> ShardSeal:
         return ShardSeal(
@@ -265,9 +284,12 @@ class Files:
     @property
     def pending(self) -> bool:
         """Are there lines that are not written yet?"""
-        return any(a.pending for a in (self.shard, self.rejected, self.failures))
+        appenders = (self.shard, self.rejected, self.failures)
+        return bool(self._rows_pending) or any(appender.pending for appender in appenders)
 
     def flush(self) -> None:
+        """Write all that was added. Raises RunStopped when the disk does not take it."""
+        self._write_rows()
         for appender in (self.shard, self.rejected, self.failures):
             appender.flush()
 
@@ -304,8 +326,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest: dict[str, Any] = orjson.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} holds no run (there is no {MANIFEST} in it)") from error
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
+        raise UserError(f"{folder} holds no run that can be read ({MANIFEST}: {reason})") from error
     except orjson.JSONDecodeError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
+    if not (isinstance(manifest, dict) and "delivered" in manifest):
+        raise UserError(f"{path} is no manifest of a run")
     return manifest

@@ -74,7 +74,7 @@ class InstancesSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     provenance; every other output must feed a field or the placement."""
     template_by: str | None = None
     """`label` or the name of an instances axis: which `instances.<value>.txt` is used."""
-    rows_per_seed: Annotated[int, Meta(ge=1)] = 1
+    rows_per_seed: Annotated[int, Meta(ge=1, le=100)] = 1
     max_tokens: Annotated[int, Meta(ge=16)] = 1024
     distinct_on: tuple[str, ...] = ()
     """Outputs (never the seed) that are compared between rows."""
@@ -83,7 +83,7 @@ class InstancesSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class CorrectionSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    per_call: Annotated[int, Meta(ge=1)] = 10
+    per_call: Annotated[int, Meta(ge=1, le=100)] = 10
     max_tokens_per_item: Annotated[int, Meta(ge=16)] = 160
     show: tuple[str, ...] = ()
     """Fields the judge sees; all of them where empty."""

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from rich.text import Text
 
 from targen_async.manifest import Manifest
 from targen_async.records import Instance
-from targen_async.rundir import FAILURES, LOCK, REJECTED, read_manifest
+from targen_async.rundir import FAILURES, REJECTED, lock_holder, read_manifest
 from targen_async.shards import read_shards
 from targen_async.stats import Stats
 
@@ -50,22 +50,27 @@ async def show_progress(stats: Stats, console: Console) -> AsyncIterator[None]:
 
 
 async def _live(stats: Stats, console: Console) -> None:
-    with Live(_picture(stats), console=console, auto_refresh=False, transient=True) as live:
+    # A terminal that goes away does not stop a run.
+    with (
+        suppress(OSError),
+        Live(_picture(stats), console=console, auto_refresh=False, transient=True) as live,
+    ):
         while True:
             await anyio.sleep(_LIVE_EVERY_S)
             live.update(_picture(stats), refresh=True)
 
 
 async def _plain(stats: Stats, console: Console) -> None:
-    while True:
-        await anyio.sleep(_PLAIN_EVERY_S)
-        calls = sum(stage.done for stage in stats.stages.values())
-        console.print(
-            f"{stats.delivered}/{stats.n} rows, {calls} calls, {stats.in_flight()} in flight, "
-            f"{_left(stats)}; {stats.endpoint() or 'first call'}",
-            highlight=False,
-            soft_wrap=True,
-        )
+    with suppress(OSError):
+        while True:
+            await anyio.sleep(_PLAIN_EVERY_S)
+            calls = sum(stage.done for stage in stats.stages.values())
+            console.print(
+                f"{stats.delivered}/{stats.n} rows, {calls} calls, {stats.in_flight()} in flight, "
+                f"{_left(stats)}; {stats.endpoint() or 'first call'}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def _left(stats: Stats) -> str:
@@ -116,7 +121,7 @@ def print_summary(manifest: Manifest, out: Path) -> None:
     console = Console()
     _print_counts(console, raw)
     if manifest.transitions:
-        console.print(transition_table(manifest.transitions))
+        _print_transitions(console, manifest.transitions)
     console.print(f"rows in {out}/; look at some: targen show {out}", highlight=False)
     if manifest.failed or manifest.rejected:
         console.print(
@@ -152,12 +157,17 @@ def _print_counts(console: Console, raw: Mapping[str, Any]) -> None:
     )
 
 
+def _print_transitions(console: Console, transitions: Mapping[str, Mapping[str, int]]) -> None:
+    console.print("self-correction: label before (down), after (across)", highlight=False)
+    console.print(transition_table(transitions))
+
+
 def transition_table(transitions: Mapping[str, Mapping[str, int]]) -> Table:
     """Label before correction against what became of it."""
     columns = sorted({after for row in transitions.values() for after in row} | set(transitions))
     ends: list[str] = [name for name in ("drop", "review") if name in columns]
     columns = [name for name in columns if name not in ends] + ends
-    table = Table(title="self-correction: label before (rows), after (columns)")
+    table = Table()
     table.add_column("before")
     for name in columns:
         table.add_column(name, justify="right")
@@ -175,14 +185,16 @@ def print_status(folder: Path, *, as_json: bool) -> int:
         return 0
     console = Console()
     _print_counts(console, raw)
-    lock = folder / LOCK
-    holder = lock.read_text("utf-8", "replace").strip() if lock.exists() else ""
-    if holder:
+    holder = lock_holder(folder)
+    if holder is None and raw["state"] == "running":
+        console.print(
+            f"it was killed: `targen generate --out {folder}` goes on",
+            markup=False,
+            highlight=False,
+        )
+    elif holder is not None:
         waits = f", waits for {raw['waiting_for']}" if raw["waiting_for"] else ""
         console.print(f"running: {holder}{waits}", markup=False, highlight=False)
-    shards = raw["shards"]
-    rows = sum(shard["rows"] for shard in shards)
-    console.print(f"shards: {len(shards)}, {rows} rows", highlight=False)
     return 0
 
 
@@ -198,7 +210,7 @@ def print_rows(folder: Path, count: int) -> int:
     for row in islice(read_shards(folder), count):
         console.print(_card(row))
     if raw["transitions"]:
-        console.print(transition_table(raw["transitions"]))
+        _print_transitions(console, raw["transitions"])
     return 0
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from targen_async.config import Data
 from targen_async.errors import RunStopped, UserError
 from targen_async.journal import (
     Intent,
@@ -118,7 +119,7 @@ def test_a_length_that_points_past_the_end_is_damage_when_records_follow(tmp_pat
 def test_a_journal_from_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     journal = Journal(path)
-    opened = Opened(version=99, data_digest="", task_digest="")
+    opened = Opened(version=99, data=Data(task="copa"), task_digest="")
     journal.append(Kind.OPENED, msgspec.msgpack.encode(opened))
     with path.open("ab") as file:
         file.write(b"a tail of a kind we do not know")
@@ -131,7 +132,7 @@ def test_a_journal_from_a_newer_version_is_refused_and_left_alone(tmp_path: Path
 
 def test_intents_without_an_answer_are_in_doubt_at_worst_case(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
-    opened = Opened(version=1, data_digest="", task_digest="")
+    opened = Opened(version=1, data=Data(task="copa"), task_digest="")
     journal.append(Kind.OPENED, msgspec.msgpack.encode(opened))
     tickets = [journal.intent(Intent(MEMO, 100, 50, "k")) for _ in range(3)]
     journal.answer(tickets[0], BODY)
@@ -201,6 +202,7 @@ def test_a_disk_that_stays_full_stops_the_run_and_leaves_no_torn_record(tmp_path
     script = f"""
 import resource, signal
 from pathlib import Path
+from targen_async.config import Data
 from targen_async.errors import RunStopped
 from targen_async.journal import Journal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
