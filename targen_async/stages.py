@@ -218,7 +218,8 @@ class Steps:
         wasted = Usage()
         if (
             alone
-            or sum(len(text) for item in items for text in item.values()) <= BATCH_PROMPT_BYTES
+            or sum(len(text.encode()) for item in items for text in item.values())
+            <= BATCH_PROMPT_BYTES
         ):
             prompt = self.correction_prompt(items)
             asked = await self._asker.ask(

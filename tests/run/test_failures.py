@@ -35,7 +35,7 @@ def free_port() -> int:
 
 def test_trap_11_a_wrong_key_stops_in_seconds_and_the_key_is_nowhere(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with simulator(api_key="right") as endpoint:
+    with simulator(api_key="g00d-k3y-of-some-length") as endpoint:
         started = time.monotonic()
         done = targen(
             "generate", "copa", "-n", 20, "--out", out, *endpoint.flags, OPENAI_API_KEY="wr0ng-k3y"
@@ -44,13 +44,20 @@ def test_trap_11_a_wrong_key_stops_in_seconds_and_the_key_is_nowhere(tmp_path: P
         assert "401" in one_sentence(done, 2)
         assert "wr0ng-k3y" not in done.stderr + done.stdout
         good = targen(
-            "generate", "copa", "-n", 20, "--out", out, *endpoint.flags, OPENAI_API_KEY="right"
+            "generate",
+            "copa",
+            "-n",
+            20,
+            "--out",
+            out,
+            *endpoint.flags,
+            OPENAI_API_KEY="g00d-k3y-of-some-length",
         )
         assert good.returncode == 0, good.stderr
     for file in out.iterdir():
         data = file.read_bytes()
         assert b"wr0ng-k3y" not in data, file
-        assert b"right-key" not in data
+        assert b"g00d-k3y-of-some-length" not in data, file
 
 
 def test_a_wrong_model_is_named(tmp_path: Path) -> None:

@@ -111,6 +111,18 @@ def test_ctrl_c_twice_stops_at_once_and_the_run_resumes(tmp_path: Path) -> None:
     assert manifest(tmp_path / "run")["calls"]["in_doubt"] >= 1
 
 
+def test_calls_that_do_not_come_back_are_abandoned_after_the_drain(tmp_path: Path) -> None:
+    with simulator(stall_rate=1.0, stall_s=30.0) as endpoint:
+        flags = ("--set", "delivery.drain_s=1", *endpoint.flags, "--out", tmp_path / "run")
+        run = subprocess.Popen(command("generate", "copa", *flags), stderr=subprocess.DEVNULL)
+        time.sleep(1.5)
+        started = time.monotonic()
+        run.send_signal(signal.SIGINT)
+        assert run.wait(20) == 130
+        assert 0.8 < time.monotonic() - started < 5
+    assert manifest(tmp_path / "run")["calls"]["in_doubt"] == 1
+
+
 def test_sigterm_drains_like_ctrl_c(tmp_path: Path) -> None:
     with simulator(latency_ms=50) as endpoint:
         flags = ("copa", "-n", 2000, "--quiet", *endpoint.flags, "--out", tmp_path / "run")

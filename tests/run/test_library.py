@@ -206,8 +206,62 @@ def test_a_doubled_row_stays_two_calls_and_one_row(tmp_path: Path) -> None:
     told, _ = run(twist, tmp_path / "run", n=30, correction=_correction("off"))
     assert told.delivered == 30
     assert told.rejected["instances.duplicate"] >= 3
+    assert told.wasted.completion_tokens > 0, "a rejected row's tokens bought nothing"
     texts = [tuple(row.fields.values()) for row in read_shards(tmp_path / "run")]
     assert len(set(texts)) == 30
+
+
+def test_an_endpoint_without_schemas_is_asked_in_words(tmp_path: Path) -> None:
+    prompts: list[str] = []
+
+    def twist(request: ChatRequest, body: bytes) -> web.Response | None:
+        if request.json_schema is not None:
+            return web.json_response({"error": "response_format is not supported"}, status=400)
+        prompts.append(request.messages[-1].content)
+        whole = json.loads(body)
+        content = whole["choices"][0]["message"]["content"]
+        whole["choices"][0]["message"]["content"] = f"Sure!\n```json\n{content}\n```"
+        return web.json_response(whole)
+
+    told, _ = run(twist, tmp_path / "run", task="copa", n=30)
+    assert told.delivered == 30
+    assert not told.failed
+    assert told.identity_broken_by == []
+    assert all("JSON" in prompt for prompt in prompts)
+    assert any(
+        '{"right": "\u2026", "wrong": "\u2026", "explanation": "\u2026"}' in p for p in prompts
+    )
+
+
+def test_too_few_contexts_are_lived_with_and_counted(tmp_path: Path) -> None:
+    first: list[bytes] = []
+
+    def twist(request: ChatRequest, body: bytes) -> web.Response | None:
+        if not asked_for(request, "contexts"):
+            return None
+        first.append(body)
+        return web.Response(body=first[0], content_type="application/json")
+
+    async def main() -> Manifest:
+        async with endpoint(twist) as (url, _):
+            config = RunConfig(
+                data=Data(task="cb", model="m", contexts=30), delivery=Delivery(n=30, base_url=url)
+            )
+            return await generate(config, tmp_path / "run")
+
+    told = anyio.run(main)
+    assert told.delivered == 30
+    assert told.contexts_missing == 20
+
+
+def test_a_batch_too_long_for_one_call_is_judged_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, long = (run(lambda *_: None, tmp_path / "usual"), None)
+    monkeypatch.setattr("targen_async.stages.BATCH_PROMPT_BYTES", 400)
+    long = run(lambda *_: None, tmp_path / "long")
+    assert usual[0].delivered == long[0].delivered == 30
+    assert long[1]["correction"] >= 3 * usual[1]["correction"]
 
 
 def test_drain_from_a_program_returns_a_stopped_manifest_and_resumes(tmp_path: Path) -> None:
