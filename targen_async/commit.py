@@ -18,7 +18,7 @@ from targen_async.distinct import DistinctGate
 from targen_async.errors import RunStopped
 from targen_async.journal import Journal, Kind, Target
 from targen_async.pipeline import Incoming, Send
-from targen_async.plan import RowPlan, RowPlanState
+from targen_async.plan import RowPlan, RowPlanState, row_key
 from targen_async.points import MAX_PER_CALL, SeedStart
 from targen_async.records import (
     Failure,
@@ -33,7 +33,7 @@ from targen_async.records import (
 )
 from targen_async.rows import Rows, decide, flat
 from targen_async.rundir import Files, FilesState, to_line
-from targen_async.slots import balance, row_key
+from targen_async.slots import balance
 from targen_async.stats import Stats
 
 CHECKPOINT_EVERY_S = 1.0

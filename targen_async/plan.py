@@ -66,6 +66,22 @@ def deal(counts: Mapping[str, int], random_seed: int, wave: int) -> list[str]:
 _quotas = lru_cache(16)(quotas)
 
 
+def context_key(task_name: str, call: int) -> str:
+    """The key of a call for contexts. Keys hold plan indices, never labels or text."""
+    return f"{task_name}/c{call:04d}"
+
+
+def seed_key(task_name: str, call: int) -> str:
+    """The key of a call for seeds."""
+    return f"{task_name}/s{call:06d}"
+
+
+def row_key(task_name: str, slot: int, rows_per_seed: int) -> str:
+    """The key of a row: number of the seed, number of the row within the seed."""
+    seed, place = divmod(slot, rows_per_seed)
+    return f"{task_name}/{seed:06d}/{place}"
+
+
 class Wave(Struct, frozen=True, kw_only=True):
     """Slots [start, start + sum of counts). Correction blocks never reach over a wave's end."""
 

@@ -13,7 +13,7 @@ from targen_async.control import Demand
 from targen_async.distinct import DistinctGate, normalised
 from targen_async.errors import RunStopped
 from targen_async.pipeline import Incoming, Send
-from targen_async.plan import cell
+from targen_async.plan import cell, context_key, seed_key
 from targen_async.records import (
     Context,
     ContextAnswer,
@@ -24,6 +24,7 @@ from targen_async.records import (
     Seed,
     SeedAnswer,
     SeedCall,
+    StageName,
     Usage,
     add_usage,
 )
@@ -52,6 +53,17 @@ def text_problem(text: str, words: Words) -> str | None:
         return f"{count} words, wanted {least} to {most}"
     unfit = UNFIT.search(text)
     return f"has the character U+{ord(unfit[0]):04X}" if unfit else None
+
+
+def _refusal(stage: StageName, key: str, text: str, problem: str | None) -> Rejection:
+    """Why a text is not passed on: its problem, or else that there was one like it before."""
+    return Rejection(
+        key=key,
+        stage=stage,
+        reason="invalid" if problem else "duplicate",
+        detail=problem or "an earlier one reads the same",
+        text=text,
+    )
 
 
 class Contexts:
@@ -121,15 +133,8 @@ class Contexts:
                 seen.add(same)
                 fresh.append(text)
                 continue
-            self.notes.append(
-                Rejection(
-                    key=f"{self._rows.task.name}/c{answer.call.index:04d}/{position}",
-                    stage="contexts",
-                    reason="invalid" if problem else "duplicate",
-                    detail=problem or "an earlier context reads the same",
-                    text=text,
-                )
-            )
+            key = f"{context_key(self._rows.task.name, answer.call.index)}/{position}"
+            self.notes.append(_refusal("contexts", key, text, problem))
         return fresh
 
     def _run_short(self) -> None:
@@ -238,13 +243,6 @@ class Seeds:
             if problem is None and self._gate.new_seed(id_, text):
                 positions.append(position)
                 continue
-            self.notes.append(
-                Rejection(
-                    key=f"{self._rows.task.name}/s{answer.call.index:06d}/{position}",
-                    stage="seeds",
-                    reason="invalid" if problem else "duplicate",
-                    detail=problem or "an earlier seed reads the same",
-                    text=text,
-                )
-            )
+            key = f"{seed_key(self._rows.task.name, answer.call.index)}/{position}"
+            self.notes.append(_refusal("seeds", key, text, problem))
         return positions

@@ -5,7 +5,7 @@ from functools import partial
 
 from targen_async.control import RunControl
 from targen_async.pipeline import Incoming, Send
-from targen_async.plan import RowPlan, blocks, cell, window_of
+from targen_async.plan import RowPlan, blocks, cell, row_key, window_of
 from targen_async.records import Block, Seed, SlotAnswer, SlotCall
 from targen_async.tasks import Task
 
@@ -117,12 +117,6 @@ async def unjudged(incoming: Incoming, send: Send) -> None:
     """Stands in for `Blocks.work` when correction is off."""
     async for answer in incoming:
         await send(answer)
-
-
-def row_key(task_name: str, slot: int, rows_per_seed: int) -> str:
-    """The key of a row: plan indices only, seed and place within the seed."""
-    seed, place = divmod(slot, rows_per_seed)
-    return f"{task_name}/{seed:06d}/{place}"
 
 
 def balance(accepted: Mapping[str, int], labels: tuple[str, ...]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from targen_async.ask import ASKS, CALL_FAULTS, Asked, Asker, Refused
 from targen_async.config import Data
 from targen_async.parse import Form, answer_text, read_list, read_verdicts
 from targen_async.pipeline import Send
+from targen_async.plan import context_key, seed_key
 from targen_async.records import (
     Ballot,
     Block,
@@ -136,13 +137,8 @@ class Steps:
     # ---- the stages
 
     async def contexts(self, call: ContextCall, send: Send) -> None:
-        key = f"{self._task.name}/c{call.index:04d}"
-        prompt = self.contexts_prompt(call)
-        asked = await self._asker.ask(
-            "contexts",
-            lambda number: self.request(prompt, key, number),
-            lambda result: read_list(answer_text(result), prompt.form),
-        )
+        key = context_key(self._task.name, call.index)
+        asked = await self._ask_list(key, self.contexts_prompt(call))
         if asked is not None:
             offset, failure = _outcome(asked)
             await send(
@@ -150,16 +146,18 @@ class Steps:
             )
 
     async def seeds(self, call: SeedCall, send: Send) -> None:
-        key = f"{self._task.name}/s{call.index:06d}"
-        prompt = self.seeds_prompt(call)
-        asked = await self._asker.ask(
-            "seeds",
-            lambda number: self.request(prompt, key, number),
-            lambda result: read_list(answer_text(result), prompt.form),
-        )
+        key = seed_key(self._task.name, call.index)
+        asked = await self._ask_list(key, self.seeds_prompt(call))
         if asked is not None:
             offset, failure = _outcome(asked)
             await send(SeedAnswer(call=call, offset=offset, failure=failure, wasted=asked.wasted))
+
+    async def _ask_list(self, key: str, prompt: Prompt) -> Asked | Refused | None:
+        return await self._asker.ask(
+            prompt.stage,
+            lambda number: self.request(prompt, key, number),
+            lambda result: read_list(answer_text(result), prompt.form),
+        )
 
     async def instances(self, call: SlotCall, send: Send) -> None:
         prompt = self.instance_prompt(call)

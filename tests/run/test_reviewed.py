@@ -8,10 +8,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import anyio
 import pytest
 
 from targen_async import Data, RunConfig, generate_sync
 from targen_async.config import Correction
+from targen_async.embedded import embedded_simulator
 from targen_async.journal import Journal
 from targen_async.rows import Rows
 from targen_async.rundir import Files
@@ -19,11 +21,18 @@ from tests.run.test_failures import one_sentence
 from tests.running import NOISY, command, digest, manifest, rows, simulator, targen
 
 
-def test_the_embedded_simulator_outlives_its_start(tmp_path: Path) -> None:
-    """Its start-up limit once ended the run itself after thirty seconds."""
-    flags = ("--max-in-flight", 1, "--set", "data.simulator.latency_ms=700")
-    done = targen("generate", "copa", "-n", 30, "--contexts", 10, "--out", tmp_path / "run", *flags)
-    assert done.returncode == 0, done.stderr
+def test_the_limit_on_the_embedded_simulators_start_does_not_end_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("targen_async.embedded._START_TIMEOUT_S", 3.0)
+
+    async def main() -> bool:
+        async with embedded_simulator({}) as base_url:
+            assert base_url.startswith("http://127.0.0.1:")
+            await anyio.sleep(4)
+        return True
+
+    assert anyio.run(main)
 
 
 def test_raising_n_one_by_one_never_delivers_a_row_twice(tmp_path: Path) -> None:
