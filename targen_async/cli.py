@@ -102,7 +102,10 @@ def _parser() -> argparse.ArgumentParser:
 # The dotted key of the configuration that each flag of `generate` sets.
 _FLAGS: dict[str, tuple[str, dict[str, Any]]] = {
     "-n": ("delivery.n", {"type": int, "metavar": "N", "help": "rows to deliver (default: 200)"}),
-    "--model": ("data.model", {"help": "model that writes and, unless --judge is given, judges"}),
+    "--model": (
+        "data.model",
+        {"metavar": "NAME", "help": "model that writes and, unless --judge is given, judges"},
+    ),
     "--base-url": (
         "delivery.base_url",
         {"metavar": "URL", "help": "endpoint, like http://127.0.0.1:8000/v1 (default: OpenAI)"},
@@ -167,8 +170,12 @@ def _add_generate(commands: Any) -> None:  # noqa: ANN401
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     generate.add_argument("task", nargs="?", help="a built-in task or a task folder")
-    generate.add_argument("--out", type=Path, help="the run's folder (default: runs/<task>)")
-    generate.add_argument("--config", type=Path, help="TOML file with [data] and [delivery]")
+    generate.add_argument(
+        "--out", type=Path, metavar="DIR", help="the run's folder (default: runs/<task>)"
+    )
+    generate.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file with [data] and [delivery]"
+    )
     generate.add_argument(
         "--simulate", action="store_true", help="use the built-in simulator even if a key is set"
     )
