@@ -105,7 +105,7 @@ class Committer:
         stats.delivered_before = plan.delivered
         self._apply_targets()
         self._report()
-        control.replaying = plan.state.watermark < replay_to
+        control.begin_replay(plan.state.watermark < replay_to)
 
     # ---- the stage
 

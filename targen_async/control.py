@@ -44,6 +44,11 @@ class RunControl:
             self.draining = reason
             self.changed.notify()
 
+    def begin_replay(self, needed: bool) -> None:
+        """Called within the event loop, before the stages run."""
+        self.replaying = needed
+        self.moved_at = anyio.current_time()
+
     def end_replay(self) -> None:
         """All files stand where they stood: calls may be sent again."""
         self.replaying = False
