@@ -101,7 +101,7 @@ def run_generate(config: RunConfig, out: Path, *, quiet: bool, accept_task_chang
     def say(line: str) -> None:
         # Who no longer listens does not stop a run.
         with suppress(OSError):
-            console.print(line)
+            console.print(line, soft_wrap=True)
 
     async def main() -> None:
         async with anyio.create_task_group() as group:

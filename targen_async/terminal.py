@@ -122,7 +122,9 @@ def print_summary(manifest: Manifest, out: Path) -> None:
     _print_counts(console, raw)
     if manifest.transitions:
         _print_transitions(console, manifest.transitions)
-    console.print(f"rows in {out}/; look at some: targen show {out}", highlight=False)
+    console.print(
+        f"rows in {out}/; look at some: targen show {out}", highlight=False, soft_wrap=True
+    )
     if manifest.failed or manifest.rejected:
         console.print(
             f"what was refused and why: {out / REJECTED}, {out / FAILURES}", highlight=False
@@ -135,16 +137,17 @@ def _print_counts(console: Console, raw: Mapping[str, Any]) -> None:
     console.print(
         Text(f"{simulated}{raw['task']}: {raw['delivered']} of {raw['n']} rows ({balance})"),
         style="bold",
+        soft_wrap=True,
     )
     if raw["state"] != "complete":
         why = f"; {raw['reason']}" if raw["reason"] else ""
-        console.print(f"state: {raw['state']}{why}", markup=False, highlight=False)
+        console.print(f"state: {raw['state']}{why}", markup=False, highlight=False, soft_wrap=True)
     refused = {**raw["rejected"], **{f"failed {k}": v for k, v in raw["failed"].items()}}
     if raw["surplus"]:
         refused["over quota"] = raw["surplus"]
     if refused:
         text = ", ".join(f"{reason} {count}" for reason, count in refused.items())
-        console.print(f"not delivered: {text}", markup=False, highlight=False)
+        console.print(f"not delivered: {text}", markup=False, highlight=False, soft_wrap=True)
     calls, spent, wasted = raw["calls"], raw["spent"], raw["wasted"]
     cost = f", ${spent['usd']:.4f}" if spent["usd"] is not None else ""
     console.print(
@@ -154,11 +157,14 @@ def _print_counts(console: Console, raw: Mapping[str, Any]) -> None:
         f"{wasted['completion_tokens']}",
         markup=False,
         highlight=False,
+        soft_wrap=True,
     )
 
 
 def _print_transitions(console: Console, transitions: Mapping[str, Mapping[str, int]]) -> None:
-    console.print("self-correction: label before (down), after (across)", highlight=False)
+    console.print(
+        "self-correction: label before (down), after (across)", highlight=False, soft_wrap=True
+    )
     console.print(transition_table(transitions))
 
 
@@ -194,7 +200,7 @@ def print_status(folder: Path, *, as_json: bool) -> int:
         )
     elif holder is not None:
         waits = f", waits for {raw['waiting_for']}" if raw["waiting_for"] else ""
-        console.print(f"running: {holder}{waits}", markup=False, highlight=False)
+        console.print(f"running: {holder}{waits}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
