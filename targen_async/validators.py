@@ -9,7 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Protocol
 
+from targen_async.words import GENDER_SWAPS, PRONOUNS, find_word, foreign, mentions
+
 Validator = Callable[[Mapping[str, str], str], str | None]
+GroupValidator = Callable[[Sequence[Mapping[str, str]]], str | None]
+"""What is wrong with rows that were written together, from the fields of each, or None."""
 
 UNFIT = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f"  # control characters, but for tab and line feed
@@ -18,6 +22,8 @@ UNFIT = re.compile(
 )
 """A character no text of a task or a row may have. U+202C, which ends a bidi control, does nothing
 alone and occurs in texts copied from the web."""
+GAP = "@placeholder"
+"""What stands in a query of ReCoRD where the answer belongs."""
 
 
 class Bounded(Protocol):
@@ -115,16 +121,167 @@ def ends_like_question(fields: Mapping[str, str], label: str) -> str | None:
     return None
 
 
+def english(fields: Mapping[str, str], label: str) -> str | None:
+    """No text is in another language; short ones are read together."""
+    return "not English" if foreign(fields.values()) else None
+
+
+def word_in_both(fields: Mapping[str, str], label: str) -> str | None:
+    """The word stands in both sentences, in any of its inflections."""
+    for name in ("sentence1", "sentence2"):
+        if find_word(fields["word"], fields[name]) is None:
+            return f"the word does not stand in {name}"
+    return None
+
+
+def sentences_differ(fields: Mapping[str, str], label: str) -> str | None:
+    """The second sentence is not the first over again."""
+    same = bare(fields["sentence1"]) == bare(fields["sentence2"])
+    return "both sentences are the same" if same else None
+
+
+def spans_in_text(fields: Mapping[str, str], label: str) -> str | None:
+    """Both spans stand in the text, letter by letter and as whole words, and side by side."""
+    first, second = ([*mentions(fields["text"], fields[name])] for name in ("span1", "span2"))
+    for name, found in (("span1", first), ("span2", second)):
+        if not found:
+            return f"{name} does not stand in the text"
+    if all(a < d and c < b for a, b in first for c, d in second):
+        return "the spans overlap"
+    return None
+
+
+def pronoun_span(fields: Mapping[str, str], label: str) -> str | None:
+    """The second span is one pronoun: personal, possessive or reflexive."""
+    return None if fields["span2"].lower() in PRONOUNS else "span2 is no pronoun"
+
+
+def span2_once(fields: Mapping[str, str], label: str) -> str | None:
+    """The pronoun stands once in the text: there is no doubt which one is meant."""
+    count = sum(1 for _ in mentions(fields["text"].lower(), fields["span2"].lower()))
+    return None if count == 1 else f"span2 stands {count} times in the text"
+
+
+def entities_in_passage(fields: Mapping[str, str], label: str) -> str | None:
+    """Two entities or more, one a line, no two alike, each letter by letter in the passage."""
+    entities = fields["entities"].split("\n")
+    if len(entities) < 2:
+        return "there is only one entity"
+    if len(set(entities)) < len(entities):
+        return "an entity is listed twice"
+    for entity in entities:
+        if not entity.strip() or entity not in fields["passage"]:
+            return f"the entity {entity!r} does not stand in the passage"
+    return None
+
+
+def one_placeholder(fields: Mapping[str, str], label: str) -> str | None:
+    """The query has one gap."""
+    count = len(re.findall(rf"{GAP}(?!\w)", fields["query"]))
+    return None if count == 1 else f"the query has {count} times {GAP}"
+
+
+def query_not_in_passage(fields: Mapping[str, str], label: str) -> str | None:
+    """The query, with one of the entities in its gap, is not copied out of the passage."""
+    query, passage = (" ".join(fields[k].casefold().split()) for k in ("query", "passage"))
+    query = query.rstrip("?!. ")
+    for entity in fields["entities"].split("\n"):
+        if query.replace(GAP, " ".join(entity.casefold().split())) in passage:
+            return "the query stands in the passage"
+    return None
+
+
+def answers_differ(members: Sequence[Mapping[str, str]]) -> str | None:
+    """No answer to a question is given twice."""
+    answers = [bare(fields["answer"]) for fields in members]
+    return "two answers are the same" if len(set(answers)) < len(answers) else None
+
+
+def twins_swap_gender(members: Sequence[Mapping[str, str]]) -> str | None:
+    """The premises of two rows differ in the gender of their pronouns and in nothing else."""
+    changed = _changed(members, "premise", r"\w+|[^\w\s]")
+    if changed is None:
+        return "the premises are not alike word by word"
+    if not changed:
+        return "the premises are the same"
+    for _, *pair in changed:
+        if tuple(pair) not in GENDER_SWAPS and tuple(reversed(pair)) not in GENDER_SWAPS:
+            return f"the premises differ in {pair[0]!r} and {pair[1]!r}"
+    return None
+
+
+def twins_change_one_word(members: Sequence[Mapping[str, str]]) -> str | None:
+    """The texts of two rows differ in one word; a or an before it may follow."""
+    changed = _changed(members, "text", r"\w+(?:[-'\u2019]\w+)*|[^\w\s]")
+    if changed is None:
+        return "the texts are not alike word by word"
+    article = len(changed) == 2 and {*changed[0][1:]} == {"a", "an"}
+    if article and changed[0][0] + 1 == changed[1][0]:
+        del changed[0]
+    if not changed:
+        return "the texts are the same"
+    if len(changed) > 1 or not all(word[0].isalnum() for word in changed[0][1:]):
+        return "the texts differ in more than one word"
+    return None
+
+
+def _changed(
+    members: Sequence[Mapping[str, str]], name: str, token: str
+) -> list[tuple[int, str, str]] | None:
+    """Place and lower-case words where the two members' texts differ.
+
+    None if they do not have the same number of words, or if there are not two members.
+    """
+    if len(members) != 2:
+        return None
+    first, second = (re.findall(token, fields[name].lower()) for fields in members)
+    if len(first) != len(second):
+        return None
+    pairs = enumerate(zip(first, second, strict=True))
+    return [(place, one, other) for place, (one, other) in pairs if one != other]
+
+
 VALIDATORS: Mapping[str, Validator] = {
     "choices_differ": choices_differ,
     "ends_like_question": ends_like_question,
+    "english": english,
+    "entities_in_passage": entities_in_passage,
     "hypothesis_differs": hypothesis_differs,
+    "one_placeholder": one_placeholder,
+    "pronoun_span": pronoun_span,
+    "query_not_in_passage": query_not_in_passage,
     "question_not_in_passage": question_not_in_passage,
+    "sentences_differ": sentences_differ,
+    "span2_once": span2_once,
+    "spans_in_text": spans_in_text,
+    "word_in_both": word_in_both,
 }
 VALIDATED_FIELDS: Mapping[str, tuple[str, ...]] = {
     "choices_differ": ("premise", "choice1", "choice2"),
     "ends_like_question": ("question",),
+    "english": (),
+    "entities_in_passage": ("passage", "entities"),
     "hypothesis_differs": ("premise", "hypothesis"),
+    "one_placeholder": ("query",),
+    "pronoun_span": ("span2",),
+    "query_not_in_passage": ("passage", "query", "entities"),
     "question_not_in_passage": ("passage", "question"),
+    "sentences_differ": ("sentence1", "sentence2"),
+    "span2_once": ("text", "span2"),
+    "spans_in_text": ("text", "span1", "span2"),
+    "word_in_both": ("word", "sentence1", "sentence2"),
 }
-"""The fields a validator reads: a task that names it must have them."""
+"""The fields a validator reads: a task that names it must have them. `english` reads all there
+are."""
+
+GROUP_VALIDATORS: Mapping[str, GroupValidator] = {
+    "answers_differ": answers_differ,
+    "twins_change_one_word": twins_change_one_word,
+    "twins_swap_gender": twins_swap_gender,
+}
+GROUP_VALIDATED_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "answers_differ": ("answer",),
+    "twins_change_one_word": ("text",),
+    "twins_swap_gender": ("premise",),
+}
+"""The fields a group validator reads of each member."""
