@@ -1,5 +1,6 @@
 """Putting one question to a model: the journal answers when it can, else the client."""
 
+import itertools
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
@@ -21,15 +22,18 @@ from targen_async.errors import (
     ServerFault,
     UserError,
 )
-from targen_async.journal import NO_SCHEMA, Dead, Journal, Kind, body_of
+from targen_async.journal import NO_SCHEMA, Dead, Items, Journal, Kind, body_of
 from targen_async.ledger import Ledger
 from targen_async.records import ChatRequest, ChatResult, Failure, StageName, Usage, add_usage
 from targen_async.stats import Stats
 
 ASKS = 3
 """A question is put at most this often: once, and twice more when the answer is of no use."""
-CALL_FAULTS = ("rejected", "exhausted")
+CALL_FAULTS = ("rejected", "exhausted", "needs_call")
 """Failures of the call itself: asking again in other words would not help."""
+RETRIED: tuple[StageName, ...] = ("instances", "correction")
+"""Stages whose failures a retry reopens. Contexts and seeds that failed were made up for by others,
+and rows hang on them by number."""
 REPEATED_TEXT = 200
 """Two useless answers to one question that are equal and at least this long are no chance."""
 FAILURE_TEXT = 4000
@@ -61,8 +65,13 @@ class Asker:
         memos: dict[bytes, int],
         control: RunControl,
         stats: Stats,
+        *,
+        retry_before: int = 0,
+        offline: bool = False,
     ) -> None:
         self.client = client
+        self._retry_before = retry_before
+        self._offline = offline
         self._journal = journal
         self._ledger = ledger
         self._memos = memos
@@ -78,14 +87,21 @@ class Asker:
     ) -> Asked | Refused | None:
         """Ask until an answer can be read, at most `asks` times; None: no new calls are taken.
 
-        A call that failed for good is journalled, so that a resumed run does not repeat it.
+        A call that failed for good is journalled, so that a resumed run does not repeat it. What
+        was asked before a retry does not count, and what the journal knows is always looked at.
         """
         wasted = Usage()
         failure: Failure | None = None
         said = ""
-        for number in range(asks):
+        counted = 0
+        for number in itertools.count():
             request = question(number)
             request = replace(request, memo=memo_of(request))
+            known = self._memos.get(request.memo)
+            old = known is not None and known < self._retry_before and stage in RETRIED
+            if counted >= asks and known is None:
+                break
+            counted += not old
             answer = await self.answer(stage, request)
             if answer is None:
                 return None
@@ -101,7 +117,8 @@ class Asker:
                 failure = answer
             self._stats.stage(stage).useless += 1
             if isinstance(answer, ChatResult):
-                if len(answer.text) >= REPEATED_TEXT and answer.text == said:
+                repeated = len(answer.text) >= REPEATED_TEXT and answer.text == said
+                if repeated and not old:
                     break  # It takes neither seed nor temperature: a third would be the same.
                 said = answer.text
         assert failure is not None
@@ -117,7 +134,9 @@ class Asker:
         known = self._remembered(stage, request)
         if known is not None:
             return known
-        if not await self._control.may_send():
+        if self._offline:
+            return _failure(stage, request, "needs_call", "the journal does not hold it", 0, None)
+        if not await self._control.may_send(ahead=stage in ("contexts", "seeds")):
             return None
         counters = self._stats.stage(stage)
         counters.sent += 1
@@ -145,6 +164,11 @@ class Asker:
         self._ledger.used(result.usage)
         return result
 
+    def show(self, items: Items, request: ChatRequest) -> None:
+        """Write down which rows a call for judgement shows, before it is made."""
+        if not self._offline and memo_of(request) not in self._memos:
+            self._journal.append(Kind.ITEMS, msgspec.msgpack.encode(items))
+
     def bury(self, request: ChatRequest, failure: Failure) -> None:
         """Write down that `request` failed for good."""
         dead = Dead(memo=request.memo, kind=failure.kind, message=failure.message)
@@ -158,6 +182,8 @@ class Asker:
             return None
         frame = self._journal.read(offset)
         if frame.kind == Kind.DEAD:
+            if offset < self._retry_before and stage in RETRIED and not self._offline:
+                return None
             dead = msgspec.msgpack.decode(frame.payload, type=Dead)
             return _failure(stage, request, dead.kind, dead.message, 0, None)
         try:

@@ -88,10 +88,25 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("task", help="name or folder")
     render.add_argument("--stage", choices=["contexts", "seeds", "instances", "correction"])
     render.set_defaults(run=_render)
+    for name, what in _AGAIN.items():
+        command = commands.add_parser(name, help=what, description=f"{what.capitalize()}.")
+        command.add_argument("folder", type=Path)
+        command.add_argument("--quiet", action="store_true", help="no progress, only the result")
+        command.set_defaults(run=_again, again=name)
     status = commands.add_parser("status", help="tell how far a run is")
     status.add_argument("folder", type=Path)
     status.add_argument("--json", action="store_true", help="print manifest.json as it is")
     status.set_defaults(run=_status)
+    export = commands.add_parser(
+        "export",
+        help="write a run as a data set that others can load",
+        description="Write a run as a data set that others can load, with a data card.",
+    )
+    if "export" in sys.argv:
+        from targen_async.export.command import add_arguments as add_export_arguments
+
+        add_export_arguments(export)
+    export.set_defaults(run=_export)
     show = commands.add_parser("show", help="print some rows and the transition table of a run")
     show.add_argument("folder", type=Path)
     show.add_argument("-n", type=_count, default=5, help="how many rows (default: 5)")
@@ -135,6 +150,18 @@ _FLAGS: dict[str, tuple[str, dict[str, Any]]] = {
         "data.correction.model",
         {"metavar": "MODEL", "help": "another model as the judge"},
     ),
+    "--seeds": (
+        "data.corpus.file",
+        {"metavar": "FILE", "help": "take the seeds from here: text, JSONL or Parquet"},
+    ),
+    "--seeds-field": (
+        "data.corpus.field",
+        {"metavar": "NAME", "help": "the JSONL field or Parquet column with the text"},
+    ),
+    "--max-rows-per-seed": (
+        "delivery.max_rows_per_seed",
+        {"type": int, "metavar": "N", "help": "how many rows a text of --seeds may be used for"},
+    ),
     "--requests-per-minute": (
         "delivery.limits.requests_per_minute",
         {"type": float, "metavar": "N", "help": "the endpoint's limit (default: none)"},
@@ -151,6 +178,12 @@ _FLAGS: dict[str, tuple[str, dict[str, Any]]] = {
         "delivery.give_up_after_s",
         {"type": float, "metavar": "SECONDS", "help": "silence to bear (default: 3600)"},
     ),
+}
+
+
+_AGAIN = {
+    "retry": "ask again for the rows whose calls or judgements failed",
+    "reparse": "read a run's answers again after a validator was changed; makes no call",
 }
 
 
@@ -182,6 +215,13 @@ def _add_generate(commands: Any) -> None:  # noqa: ANN401
     for flag, (dotted, keywords) in _FLAGS.items():
         generate.add_argument(flag, dest=dotted, **keywords)
     generate.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="keep texts of this file out: whole ones, and 13 words in a row (may be repeated)",
+    )
+    generate.add_argument(
         "--set",
         action="append",
         default=[],
@@ -202,6 +242,20 @@ def _generate(options: argparse.Namespace) -> int:
     return run_generate(
         config, out, quiet=options.quiet, accept_task_change=options.accept_task_change
     )
+
+
+def _again(options: argparse.Namespace) -> int:
+    from targen_async.launch import run_generate
+    from targen_async.rundir import read_config
+
+    config = read_config(options.folder)
+    return run_generate(config, options.folder, quiet=options.quiet, again=options.again)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from targen_async.export.command import run
+
+    return run(options)
 
 
 def _simulate(options: argparse.Namespace) -> int:

@@ -11,14 +11,14 @@ import anyio
 import anyio.to_thread
 import msgspec
 import orjson
-from msgspec import Struct, field
+from msgspec.structs import replace
 
 from targen_async.control import Demand, RunControl
-from targen_async.distinct import DistinctGate
+from targen_async.distinct import DistinctGate, Duplicate
 from targen_async.errors import RunStopped
 from targen_async.journal import Journal, Kind, Target
 from targen_async.pipeline import Incoming, Send
-from targen_async.plan import RowPlan, RowPlanState, row_key
+from targen_async.plan import RowPlan, row_key
 from targen_async.points import MAX_PER_CALL, SeedStart
 from targen_async.records import (
     Failure,
@@ -26,43 +26,19 @@ from targen_async.records import (
     Note,
     Reason,
     Rejection,
+    SlotCall,
     StageName,
     Usage,
-    Vote,
     add_usage,
 )
-from targen_async.rows import Rows, decide, flat
-from targen_async.rundir import Files, FilesState, to_line
+from targen_async.rows import Rows
+from targen_async.rundir import Files, to_line
+from targen_async.settle import Settled, settle, settle_together
 from targen_async.slots import balance
+from targen_async.state import CommitState
 from targen_async.stats import Stats
 
 CHECKPOINT_EVERY_S = 1.0
-
-
-class Counts(Struct, kw_only=True):
-    """What the manifest tells of the committed prefix."""
-
-    transitions: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Label before correction to what came of it: a label, `drop` or `review`."""
-    rejected: dict[str, int] = field(default_factory=dict)
-    """By stage and reason, as `instances.duplicate`; rows over a quota are counted apart."""
-    failed: dict[str, int] = field(default_factory=dict)
-    """By stage and kind, as `seeds.malformed`."""
-    wasted: dict[str, Usage] = field(default_factory=dict)
-    """Tokens that bought no row: `asked_again` and `rejected`."""
-
-
-class CommitState(Struct, kw_only=True):
-    """A checkpoint: all that a resumed run must know of what is committed."""
-
-    plan: RowPlanState = field(default_factory=RowPlanState)
-    files: FilesState = field(default_factory=FilesState)
-    seeds: SeedStart = field(default_factory=SeedStart)
-    restart_slot: int = 0
-    """Where a resumed run begins: the start of the block window that the watermark lies in, since
-    a block is judged whole. Answers to the slots before the watermark are in the journal."""
-    targets_applied: int = 0
-    counts: Counts = field(default_factory=Counts)
 
 
 class Committer:
@@ -85,6 +61,8 @@ class Committer:
         block_size: int,
         rows_per_seed: int,
         replay_to: int,
+        remake_to: int,
+        stop_at: int | None,
     ) -> None:
         self.state = state
         self.plan = plan
@@ -99,13 +77,18 @@ class Committer:
         self._voters = voters
         self._block_size = block_size
         self._rows_per_seed = rows_per_seed
+        self._together = plan.grouping.size if plan.grouping.whole else 1
         self._replay_to = replay_to
+        self._remake_to = remake_to
+        self._stop_at = stop_at
         self._window: dict[int, Judged] = {}
         self._checkpointed_at = time.monotonic()
         stats.delivered_before = plan.delivered
         self._apply_targets()
         self._report()
-        control.begin_replay(plan.state.watermark < replay_to)
+        control.begin_replay(
+            files=plan.state.watermark < replay_to, rows=plan.state.watermark < remake_to
+        )
 
     # ---- the stage
 
@@ -140,23 +123,29 @@ class Committer:
 
     @property
     def done(self) -> bool:
-        """Are all rows delivered that were ever asked for?"""
+        """Are all rows delivered that were ever asked for, or had that can be without a call?"""
+        if self._stop_at is not None and self.plan.state.watermark >= self._stop_at:
+            return True
         return self.plan.done and self.state.targets_applied == len(self._targets)
 
     def _commit_ready(self) -> None:
         """Commit the unbroken run of slots at the watermark."""
         self._control.moved_at = anyio.current_time()
-        while not self.done and self.plan.state.watermark in self._window:
-            self._commit(self._window.pop(self.plan.state.watermark))
+        while not self.done and self._next_is_there():
+            start = self.plan.state.watermark
+            self._commit([self._window.pop(start + place) for place in range(self._together)])
             self._apply_targets()
-        if (
-            self._control.replaying
-            and not self.done
-            and self.plan.state.watermark >= self._replay_to
-        ):
-            self._control.end_replay()
+        if not self.done:
+            watermark = self.plan.state.watermark
+            self._control.end_replay(
+                files=watermark >= self._replay_to, rows=watermark >= self._remake_to
+            )
         self._seed_demand.need(-(-self.plan.planned // self._rows_per_seed))
         self._report()
+
+    def _next_is_there(self) -> bool:
+        watermark = self.plan.state.watermark
+        return all(watermark + place in self._window for place in range(self._together))
 
     def _apply_targets(self) -> None:
         """Raise n where the journal says so: rows over the old quota come first."""
@@ -166,87 +155,116 @@ class Committer:
             if target.slot > self.plan.state.watermark:
                 break
             self.plan.state.n = target.n
-            for id_, label, line in self._gate.surplus():
-                if self.plan.wants(label):
-                    self._files.add_row(line)
-                    self.plan.accept(label)
-                    self._gate.adopt_surplus(id_, state.targets_applied)
+            self._adopt_surplus()
             self.plan.aim(target.n)
             state.targets_applied += 1
         self._seed_demand.need(-(-self.plan.planned // self._rows_per_seed))
 
-    # ---- one slot
+    def _adopt_surplus(self) -> None:
+        """Take what now has a place, twins together."""
+        groups: dict[int, list[tuple[int, str, bytes]]] = {}
+        for row in self._gate.surplus():
+            groups.setdefault(row[0] // self._together, []).append(row)
+        for rows in groups.values():
+            if self.plan.wants(*(label for _, label, _ in rows)):
+                for id_, label, line in rows:
+                    self._files.add_row(line)
+                    self.plan.accept(label)
+                    self._gate.adopt_surplus(id_, self.state.targets_applied)
 
-    def _commit(self, judged: Judged) -> None:
-        answer = judged.answer
-        call = answer.call
-        if call.slot % self._rows_per_seed == 0:
-            self._waste("asked_again", call.seed.wasted)
-            for note in call.seed.notes:
+    # ---- the slots of one call, or of a part of it that stands by itself
+
+    def _commit(self, judged: Sequence[Judged]) -> None:
+        first = judged[0].answer
+        if first.call.slot % self._rows_per_seed == 0:
+            self._waste("asked_again", first.call.seed.wasted)
+            for note in first.call.seed.notes:
                 self._note(note)
-        self._waste("asked_again", add_usage(answer.wasted, judged.wasted))
-        usable = None
-        if answer.failure is not None:
-            self._note(answer.failure)
-        else:
-            usable = self._row(judged)
+        for one in judged:
+            self._waste("asked_again", add_usage(one.answer.wasted, one.wasted))
+        usable: list[str | None] = [None] * len(judged)
+        if first.failure is None:
+            usable = self._settled(judged)
+        elif first.call.slot % self._rows.task.rows_per_call == 0:
+            # The rows of a call fail together: it is told once.
+            self._note(first.failure)
+        for one, quota_class in zip(judged, usable, strict=True):
+            self._pass(one.answer.call, quota_class)
+
+    def _pass(self, call: SlotCall, usable: str | None) -> None:
+        """The watermark goes over a slot."""
         self.plan.commit(call.slot, call.label, usable)
         if self.plan.starts_window(call.slot + 1, self._block_size):
             self.state.restart_slot = call.slot + 1
             self.state.seeds = SeedStart(call=call.seed.call.index, index=call.seed.first_index)
 
-    def _row(self, judged: Judged) -> str | None:
-        """Write the row where it belongs; returns its label if it is usable."""
-        answer, call = judged.answer, judged.answer.call
-        result = self._rows.result(answer.offset)
-        outputs = self._rows.outputs(result)
-        votes: list[Vote] = []
-        for ballot in judged.ballots:
-            vote = self._rows.vote(ballot)
-            if vote is None and ballot.failure is not None:
-                self._note(msgspec.structs.replace(ballot.failure, key=call.key))
-            elif vote is not None:
-                votes.append(vote)
-        voters = self._voters if judged.ballots else 0
-        outcome, label = decide(call.label, votes, voters)
-        row = flat(self._rows.instance(call, result, outputs, votes, (outcome, label)))
+    def _settled(self, judged: Sequence[Judged]) -> list[str | None]:
+        """Write rows of one call where they belong; returns the class of each that is usable."""
+        settled = [settle(self._rows, one, self._voters) for one in judged]
+        whole = len(settled) > 1
+        if whole:
+            settled = settle_together(self._rows, settled)
+        for one in settled:
+            for failure in one.failures:
+                self._note(failure)
+            if one.transition:
+                self._count_transition(*one.transition)
+        settled = self._distinct(settled, whole)
+        if all(one.reason is None for one in settled):
+            self._deliver(settled)
+        for one in settled:
+            if one.reason is not None:
+                self._reject(one)
+        return [None if one.reason else one.quota_class for one in settled]
 
-        def reject(reason: Reason, detail: str) -> None:
-            self._waste("rejected", result.usage)
-            rejection = Rejection(
-                key=call.key, stage="instances", reason=reason, detail=detail, row=row
-            )
-            self._note(rejection)
+    def _distinct(self, settled: list[Settled], whole: bool) -> list[Settled]:
+        """Pass rows through the distinct gate; those it stops get their reason."""
+        sketches = [self._gate.sketch(one.texts) for one in settled]
+        found = [
+            None
+            if one.reason
+            else self._gate.duplicate_of(one.call.slot, self._rows_per_seed, sketch)
+            for one, sketch in zip(settled, sketches, strict=True)
+        ]
+        marked = [
+            one if duplicate is None else self._as_duplicate(one, duplicate)
+            for one, duplicate in zip(settled, found, strict=True)
+        ]
+        if whole:
+            marked = settle_together(self._rows, marked)
+        for one, sketch in zip(marked, sketches, strict=True):
+            if one.reason is None:
+                self._gate.add_row(one.call.slot, sketch)
+        return marked
 
-        if answer.invalid is not None:
-            reject("invalid", answer.invalid)
-            return None
-        self._count_transition(call.label, label if outcome in ("keep", "relabel") else outcome)
-        if outcome == "drop":
-            reject("dropped", "the judge finds that no label fits")
-            return None
-        if outcome == "review":
-            said = ", ".join(vote.label for vote in votes) or "nothing"
-            reject("review", f"no majority of {voters}: the judges said {said}")
-            return None
-        texts = self._rows.distinct_texts(outputs)
-        duplicate = self._gate.add_row(call.slot, self._rows_per_seed, texts)
-        if duplicate is not None:
-            same = duplicate.similarity == 1
-            seed, place = divmod(duplicate.id, self._rows_per_seed)
-            twin = f"{self._rows.task.name}/{seed:06d}/{place}"
-            reject(
-                "duplicate" if same else "near_duplicate",
-                f"like {twin}, similarity {duplicate.similarity:.3f}",
+    def _as_duplicate(self, one: Settled, duplicate: Duplicate) -> Settled:
+        reason: Reason = "duplicate" if duplicate.similarity == 1 else "near_duplicate"
+        detail = f"like {self._key(duplicate.id)}, similarity {duplicate.similarity:.3f}"
+        return replace(one, reason=reason, detail=detail)
+
+    def _deliver(self, settled: Sequence[Settled]) -> None:
+        """Rows that are of use: into the shards as far as there is room in the quotas."""
+        wanted = self.plan.wants(*(one.quota_class for one in settled))
+        for one in settled:
+            line = to_line(one.row)
+            if wanted:
+                self._files.add_row(line)
+                self.plan.accept(one.quota_class)
+            else:
+                self._gate.keep_surplus(one.call.slot, one.quota_class, line)
+
+    def _reject(self, one: Settled) -> None:
+        assert one.reason is not None
+        self._waste("rejected", one.usage)
+        self._note(
+            Rejection(
+                key=one.call.key,
+                stage="instances",
+                reason=one.reason,
+                detail=one.detail,
+                row=one.row,
             )
-            return None
-        line = to_line(row)
-        if self.plan.wants(label):
-            self._files.add_row(line)
-            self.plan.accept(label)
-        else:
-            self._gate.keep_surplus(call.slot, label, line)
-        return label
+        )
 
     # ---- notes and counts
 

@@ -34,6 +34,16 @@ class Correction(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The judge; the generator where unset."""
 
 
+class Source(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file of texts: plain text (one a line), JSONL or Parquet."""
+
+    file: Annotated[str, Meta(min_length=1)]
+    field: str | None = None
+    """JSONL field or Parquet column."""
+    sha256: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    """Filled in when the run is begun."""
+
+
 class Data(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What decides the rows. Changing it in an existing folder is refused."""
 
@@ -47,6 +57,10 @@ class Data(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Seeds asked of a context in one call; the task's own number where unset."""
     rows_per_seed: Annotated[int, Meta(ge=1, le=100)] | None = None
     """The task's own number where unset."""
+    corpus: Source | None = None
+    """Seeds are taken from here and not generated."""
+    exclude: tuple[Source, ...] = ()
+    """No seed and no row may repeat a text of these files, or share 13 words in a row with one."""
     near_duplicate: Annotated[float, Meta(ge=0.5, le=1)] = 0.8
     """Rows whose character 5-grams have at least this Jaccard similarity are near duplicates."""
     correction: Correction = field(default_factory=Correction)
@@ -92,6 +106,8 @@ class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
     """How long calls already sent may take to arrive once nothing more is wanted."""
     rows_per_shard: Count = 10_000
+    max_rows_per_seed: Count | None = None
+    """How many rows a text of a corpus may be used for; `rows_per_seed` where unset."""
     window: Annotated[int, Meta(ge=1024)] = 65_536
     """Most row slots between the first that is not committed and the last that was sent."""
 
@@ -179,6 +195,8 @@ def dump(config: RunConfig) -> str:
 def _without_none(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, dict):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_none(item) for item in value]
     return value
 
 

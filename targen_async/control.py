@@ -35,6 +35,8 @@ class RunControl:
         """When a replay last committed something, on the event loop's clock."""
         self.replaying = False
         """Files are being made again: all that is needed is in the journal, so nothing is sent."""
+        self.remaking = False
+        """Rows are made anew: contexts and seeds for them are in the journal, as a rule."""
         self.error: TargenError | None = None
         """What ended the run, to be raised once the calls under way are in."""
 
@@ -44,26 +46,34 @@ class RunControl:
             self.draining = reason
             self.changed.notify()
 
-    def begin_replay(self, needed: bool) -> None:
+    def begin_replay(self, *, files: bool, rows: bool) -> None:
         """Called within the event loop, before the stages run."""
-        self.replaying = needed
+        self.replaying, self.remaking = files, rows
         self.moved_at = anyio.current_time()
 
-    def end_replay(self) -> None:
-        """All files stand where they stood: calls may be sent again."""
-        self.replaying = False
-        self.changed.notify()
+    def end_replay(self, *, files: bool = True, rows: bool = True) -> None:
+        """All files stand where they stood, or all rows: calls may be sent again."""
+        if (files and self.replaying) or (rows and self.remaking):
+            self.replaying &= not files
+            self.remaking &= not rows
+            self.changed.notify()
 
-    async def may_send(self) -> bool:
+    async def may_send(self, *, ahead: bool) -> bool:
         """Wait out a replay; False when no new calls are taken.
+
+        `ahead`: the call is for a context or a seed, which may be asked for before it is needed.
 
         A replay in which nothing has moved for `STALLED_S` needs an answer that the journal does
         not hold (a validator was changed, or too few workers look for the next known one): it is
         over.
         """
-        while self.replaying and self.draining is None:
+
+        def waits() -> bool:
+            return (self.replaying or (ahead and self.remaking)) and self.draining is None
+
+        while waits():
             with anyio.move_on_after(STALLED_S) as stalled:
-                await self.changed.until(lambda: not self.replaying or self.draining is not None)
+                await self.changed.until(lambda: not waits())
             if stalled.cancelled_caught and anyio.current_time() - self.moved_at >= STALLED_S:
                 self.end_replay()
         return self.draining is None

@@ -8,6 +8,7 @@ found through MinHash bands and then decided by the exact Jaccard similarity of 
 import re
 import sqlite3
 import unicodedata
+from collections.abc import Sequence
 from hashlib import blake2b
 from math import inf
 from pathlib import Path
@@ -35,6 +36,15 @@ class Duplicate(NamedTuple):
 
     id: int
     similarity: float
+
+
+class Sketch(NamedTuple):
+    """A row's texts as the gate compares them."""
+
+    text: str
+    digest: bytes
+    grams: set[str]
+    bands: list[int]
 
 
 def normalised(text: str) -> str:
@@ -112,26 +122,31 @@ class DistinctGate:
 
     # ---- rows
 
-    def add_row(self, id_: int, group: int, texts: list[str]) -> Duplicate | None:
-        """Remember a row, or say which earlier one it repeats.
+    def sketch(self, texts: Sequence[str]) -> Sketch:
+        """What the gate compares rows by."""
+        text = "\n".join(normalised(part) for part in texts)
+        grams = shingles(text)
+        bands = self._band_hashes(grams) if self.threshold < 1 else []
+        return Sketch(text, _digest(text), grams, bands)
+
+    def duplicate_of(self, id_: int, group: int, sketch: Sketch) -> Duplicate | None:
+        """Which earlier row a row repeats, or None.
 
         Rows of one group (`id // group`) are compared exactly only, never for nearness.
         """
-        text = "\n".join(normalised(part) for part in texts)
-        digest = _digest(text)
-        same = self._db.execute("SELECT min(id) FROM rows WHERE digest = ?", (digest,)).fetchone()
+        same = self._db.execute(
+            "SELECT min(id) FROM rows WHERE digest = ?", (sketch.digest,)
+        ).fetchone()
         if same[0] is not None:
             return Duplicate(same[0], 1.0)
-        grams = shingles(text)
-        bands = self._band_hashes(grams) if self.threshold < 1 else []
-        near = self._nearest(id_ // group, group, grams, bands)
-        if near is not None:
-            return near
-        self._db.execute("INSERT INTO rows VALUES (?, ?, ?)", (id_, digest, text))
+        return self._nearest(id_ // group, group, sketch)
+
+    def add_row(self, id_: int, sketch: Sketch) -> None:
+        """Remember a row."""
+        self._db.execute("INSERT INTO rows VALUES (?, ?, ?)", (id_, sketch.digest, sketch.text))
         self._db.executemany(
-            "INSERT OR IGNORE INTO bands VALUES (?, ?)", [(band, id_) for band in bands]
+            "INSERT OR IGNORE INTO bands VALUES (?, ?)", [(band, id_) for band in sketch.bands]
         )
-        return None
 
     def _band_hashes(self, grams: set[str]) -> list[int]:
         sketch = RMinHash(num_perm=_HASHES, seed=1)
@@ -149,21 +164,19 @@ class DistinctGate:
             for band in range(self._bands)
         ]
 
-    def _nearest(
-        self, own_group: int, group: int, grams: set[str], bands: list[int]
-    ) -> Duplicate | None:
-        if not bands:
+    def _nearest(self, own_group: int, group: int, sketch: Sketch) -> Duplicate | None:
+        if not sketch.bands:
             return None
-        marks = ",".join("?" * len(bands))
+        marks = ",".join("?" * len(sketch.bands))
         found = self._db.execute(
             f"SELECT DISTINCT rows.id, rows.text FROM bands JOIN rows ON rows.id = bands.id "
             f"WHERE band IN ({marks}) ORDER BY rows.id",
-            bands,
+            sketch.bands,
         )
         best = Duplicate(-1, -inf)
-        for id_, text in found:
+        for id_, other in found:
             if id_ // group != own_group:
-                similarity = jaccard(grams, shingles(text))
+                similarity = jaccard(sketch.grams, shingles(other))
                 if similarity > best.similarity:
                     best = Duplicate(id_, similarity)
         return best if best.similarity >= self.threshold else None

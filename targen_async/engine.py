@@ -1,9 +1,9 @@
 """generate(): the one place where all parts of a run are put together."""
 
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
 import anyio
 
@@ -13,10 +13,12 @@ from targen_async.chat.http import HttpChat
 from targen_async.chat.limit import Limited
 from targen_async.chat.retry import Breaker, Retrying
 from targen_async.commit import Committer
-from targen_async.config import OPENAI_URL, SIMULATED_MODEL, RunConfig
+from targen_async.config import SIMULATED_MODEL, RunConfig
 from targen_async.control import Demand, RunControl
-from targen_async.embedded import check_settings, embedded_simulator
-from targen_async.errors import RunStopped, TargenError, UserError
+from targen_async.corpus import CorpusSeeds
+from targen_async.endpoint import NOWHERE, SIMULATED_NOTICE, check_endpoint, endpoint
+from targen_async.errors import RunStopped, TargenError
+from targen_async.journal import Kind
 from targen_async.manifest import Manifest, State, make_manifest
 from targen_async.opening import Parts, open_parts
 from targen_async.pipeline import Incoming, Send, Stage, Work, each, run_stages
@@ -25,9 +27,11 @@ from targen_async.probe import Probed, probe
 from targen_async.records import Usage, add_usage
 from targen_async.rundir import Lock, open_folder, write_manifest
 from targen_async.slots import Blocks, Slots, unjudged
+from targen_async.sources import with_digests
 from targen_async.stages import Steps
 from targen_async.stats import Stats
-from targen_async.tasks import Task, load_task
+from targen_async.tasks import load_task
+from targen_async.verdicts import Verdicts
 
 Say = Callable[[str], None]
 MANIFEST_EVERY_S = 2.0
@@ -37,10 +41,6 @@ PROBE_PATIENCE_S = 10.0
 that never answered is more likely wrong."""
 PROBE_ATTEMPTS = 3
 """A 500 is often the answer to a schema that the server does not know."""
-SIMULATED_NOTICE = (
-    "SIMULATED: these rows come from the built-in simulator, not from a language model. "
-    "For a real one give --model NAME (and --base-url URL, or the key in OPENAI_API_KEY)."
-)
 
 
 async def generate(
@@ -51,27 +51,37 @@ async def generate(
     stats: Stats | None = None,
     say: Callable[[str], None] | None = None,
     accept_task_change: bool = False,
+    again: Literal["retry", "reparse"] | None = None,
 ) -> Manifest:
     """Make `config.delivery.n` rows in the folder `out`, or go on where an earlier start ended.
 
     `control.drain()` stops sending and returns when the calls under way are in; `stats` is updated
     as the run goes; `say` gets a line for each thing a person should know. Returns the manifest;
     its state is `stopped` when the run was drained. Raises UserError for a mistake in the input,
-    RunStopped or Denied when the run cannot go on. Cancelling abandons calls under way; however it
-    ends, what was paid for is on disk and the same call resumes it.
+    RunStopped or Denied when the run cannot go on. `again`: make the rows anew out of the journal,
+    asking once more for what failed (`retry`), or without a call (`reparse`: after a validator was
+    changed); the new rows take the place of the old ones when they are complete. Cancelling
+    abandons calls under way; however it ends, what was paid for is on disk and the same call
+    resumes it.
     """
     control = control or RunControl()
     folder = Path(out)
     task = load_task(config.data.task)
-    _check_endpoint(config)
+    if again != "reparse":
+        check_endpoint(config)
+    config = with_digests(config)
     open_folder(folder)
     with Lock(folder):
         async with AsyncExitStack() as stack:
             parts = stack.enter_context(
-                open_parts(config, task, folder, accept_task_change=accept_task_change)
+                open_parts(config, task, folder, accept_task_change=accept_task_change, again=again)
             )
-            base_url, api_key = await stack.enter_async_context(_endpoint(config, task))
-            run = _Run(config, parts, control, stats or Stats(), say or (lambda _line: None))
+            offline = again == "reparse"
+            base_url, api_key = NOWHERE, None
+            if not offline:
+                base_url, api_key = await stack.enter_async_context(endpoint(config, task))
+            hear = say or (lambda _line: None)
+            run = _Run(config, parts, control, stats or Stats(), hear, offline=offline)
             await run.go(base_url, api_key)
             manifest = run.manifest(final=True)
             if control.error is not None and manifest.state != "complete":
@@ -88,47 +98,28 @@ def generate_sync(config: RunConfig, out: Path | str, **options: object) -> Mani
     return anyio.run(main, backend_options={"use_uvloop": True})
 
 
-def _is_embedded(config: RunConfig) -> bool:
-    return config.delivery.base_url is None and config.data.model == SIMULATED_MODEL
-
-
-def _check_endpoint(config: RunConfig) -> None:
-    """Everything about the endpoint that can be wrong before anything is written or sent."""
-    if _is_embedded(config):
-        check_settings(config.data.simulator or {})
-    elif config.delivery.base_url is None and not os.environ.get(config.delivery.api_key_env):
-        raise UserError(
-            f"no API key: put it into the environment variable {config.delivery.api_key_env}, "
-            "name another in `delivery.api_key_env`, or give --base-url for a server of your own"
-        )
-
-
-@asynccontextmanager
-async def _endpoint(config: RunConfig, task: Task) -> AsyncIterator[tuple[str, str | None]]:
-    """Base URL and key of the endpoint; runs the embedded simulator where none is configured."""
-    if _is_embedded(config):
-        settings = {"task_folders": [task.folder], **(config.data.simulator or {})}
-        async with embedded_simulator(settings) as base_url:
-            yield base_url, None
-    else:
-        api_key = os.environ.get(config.delivery.api_key_env) or None
-        yield config.delivery.base_url or OPENAI_URL, api_key
-
-
 class _Run:
     """One start of a run, from the open journal to the last checkpoint."""
 
     def __init__(
-        self, config: RunConfig, parts: Parts, control: RunControl, stats: Stats, say: Say
+        self,
+        config: RunConfig,
+        parts: Parts,
+        control: RunControl,
+        stats: Stats,
+        say: Say,
+        *,
+        offline: bool,
     ) -> None:
+        self.offline = offline
         self.config = config
         self.parts = parts
         self.control = control
         self.stats = stats
         self.say = say
-        data, task = config.data, parts.rows.task
+        data, task, generation = config.data, parts.rows.task, parts.found.generation
         self.simulated = data.model == SIMULATED_MODEL
-        self.rows_per_seed = data.rows_per_seed or task.instances.rows_per_seed
+        self.rows_per_seed = parts.rows_per_seed
         self.block_size = data.correction.per_call or task.correction.per_call
         self.context_demand = Demand(
             control,
@@ -139,7 +130,7 @@ class _Run:
         )
         self.seed_demand = Demand(
             control,
-            per_call=data.seeds_per_context or task.seeds.per_call,
+            per_call=1 if parts.corpus else data.seeds_per_context or task.seeds.per_call,
             needed=0,
             accepted=parts.state.seeds.index,
             window=config.delivery.window,
@@ -161,6 +152,8 @@ class _Run:
             block_size=self.block_size,
             rows_per_seed=self.rows_per_seed,
             replay_to=parts.replay_to,
+            remake_to=generation.until if generation else 0,
+            stop_at=generation.until if offline and generation else None,
         )
 
     async def go(self, base_url: str, api_key: str | None) -> None:
@@ -201,7 +194,11 @@ class _Run:
         trailing = [] if done else [*self.contexts.notes, *self.seeds.notes]
         wasted = Usage() if done else add_usage(self.contexts.wasted, self.seeds.wasted)
         await self.committer.finish(trailing, wasted)
-        write_manifest(self.parts.folder, self.manifest(final=True))
+        write_manifest(self.parts.place, self.manifest(final=True))
+        if (self.committer.done or self.offline) and not self.parts.found.swapped:
+            self.parts.journal.append(Kind.SWAPPED, b"")
+            await self.parts.journal.sync()
+            self.parts.found.swapped = True
 
     async def _run_stages(self, http: HttpChat) -> None:
         limits = self.config.delivery.limits
@@ -214,6 +211,11 @@ class _Run:
         if probed is None:
             return
         self._announce(probed)
+        if not self.parts.found.swapped:
+            self.say(
+                f"the rows are made anew in {self.parts.place}; those in {self.parts.folder} stand "
+                "until the new ones are complete"
+            )
         if self.control.replaying:
             self.say("files are missing or changed: they are made again from the journal")
         if self.committer.done:
@@ -229,7 +231,10 @@ class _Run:
         asker.client = Retrying(limited, breaker=breaker)
         self.stats.endpoint = lambda: breaker.state
         self.stats.in_flight = lambda: limited.in_flight
-        steps = Steps(asker, self.parts.rows, self.config.data, plain=probed.plain)
+        known = Verdicts()
+        if self.parts.found.generation is not None:
+            known = Verdicts.scan(self.parts.journal.path)
+        steps = Steps(asker, self.parts.rows, self.config.data, known, plain=probed.plain)
         async with self._drained(breaker):
             await run_stages(self._stages(steps))
 
@@ -254,6 +259,21 @@ class _Run:
             random_seed=data.random_seed,
         )
         gather = unjudged if data.correction.mode == "off" else blocks.work
+        return [
+            *self._seed_stages(steps),
+            Stage(name="slots", work=slots.work),
+            Stage(name="instances", work=each(steps.instances), workers=calls),
+            Stage(name="blocks", work=gather),
+            Stage(name="correction", work=each(steps.correction), workers=calls),
+            Stage(name="commit", work=self.committer.work, capacity=COMMIT_CAPACITY),
+        ]
+
+    def _seed_stages(self, steps: Steps) -> list[Stage]:
+        """From nothing to seeds: by way of contexts, or out of a corpus."""
+        calls = self.config.delivery.limits.max_in_flight
+        if self.parts.corpus is not None:
+            taken = CorpusSeeds(self.parts.corpus, self.seed_demand, self.parts.state.seeds)
+            return [Stage(name="corpus", work=self._ordered(taken.work))]
         few = min(calls, max(4, calls // 8))
         return [
             Stage(name="context-calls", work=self.contexts.calls),
@@ -262,17 +282,19 @@ class _Run:
             Stage(name="seed-calls", work=self.seeds.calls),
             Stage(name="seeds", work=each(steps.seeds), workers=few),
             Stage(name="seed-point", work=self._ordered(self.seeds.point)),
-            Stage(name="slots", work=slots.work),
-            Stage(name="instances", work=each(steps.instances), workers=calls),
-            Stage(name="blocks", work=gather),
-            Stage(name="correction", work=each(steps.correction), workers=calls),
-            Stage(name="commit", work=self.committer.work, capacity=COMMIT_CAPACITY),
         ]
 
     def _asker(self, client: ChatClient) -> Asker:
         parts = self.parts
         return Asker(
-            client, parts.journal, parts.ledger, parts.found.memos, self.control, self.stats
+            client,
+            parts.journal,
+            parts.ledger,
+            parts.found.memos,
+            self.control,
+            self.stats,
+            retry_before=parts.found.retry_before,
+            offline=self.offline,
         )
 
     def _announce(self, probed: Probed) -> None:
@@ -289,7 +311,8 @@ class _Run:
             try:
                 await work(incoming, send)
             except RunStopped as error:
-                self.control.error = self.control.error or error
+                if not self.offline:
+                    self.control.error = self.control.error or error
                 self.context_demand.close()
                 self.seed_demand.close()
 
@@ -314,7 +337,7 @@ class _Run:
     async def _keep_manifest(self) -> None:
         while True:
             await anyio.sleep(MANIFEST_EVERY_S)
-            write_manifest(self.parts.folder, self.manifest(final=False))
+            write_manifest(self.parts.place, self.manifest(final=False))
 
     def manifest(self, *, final: bool) -> Manifest:
         """What the folder holds at the last checkpoint."""

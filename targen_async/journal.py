@@ -24,7 +24,7 @@ import msgspec
 from targen_async.config import Data
 from targen_async.errors import RunStopped, UserError
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"tJ1"
 _HEADER = Layout("<3sBII")
 _INTENT = Layout("<16sIIB")
@@ -45,6 +45,9 @@ class Kind(IntEnum):
     DEAD = 6
     CHECKPOINT = 7
     TASK_CHANGED = 8
+    GENERATION = 9
+    SWAPPED = 10
+    ITEMS = 11
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +62,17 @@ class TaskChanged(msgspec.Struct, frozen=True, kw_only=True):
     """From here on the task's prompts are others, with the user's consent."""
 
     task_digest: str
+
+
+class Items(msgspec.Struct, frozen=True, kw_only=True):
+    """Which rows the call for judgement with this key shows, in the order of their ids.
+
+    Row: its slot, and a digest of all the judge is told of it.
+    """
+
+    key: str
+    vote: int
+    rows: list[tuple[int, bytes]]
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 from rich.console import Console
@@ -40,6 +40,8 @@ def config_from_options(
         # A folder is meant wherever the run is gone on with from.
         given = str(folder.resolve()) if (folder / TASK_FILE).is_file() else options.task
         overrides.append(("data.task", given))
+    if options.exclude:
+        overrides.append(("data.exclude", [{"file": file} for file in options.exclude]))
     overrides += [_setting(text) for text in options.set]
     out: Path | None = options.out
     if out is None and options.task is not None:
@@ -92,7 +94,14 @@ def _check_endpoint(options: argparse.Namespace, config: RunConfig, *, named: bo
         )
 
 
-def run_generate(config: RunConfig, out: Path, *, quiet: bool, accept_task_change: bool) -> int:
+def run_generate(
+    config: RunConfig,
+    out: Path,
+    *,
+    quiet: bool,
+    accept_task_change: bool = False,
+    again: Literal["retry", "reparse"] | None = None,
+) -> int:
     """Run with progress on stderr; returns the exit code. Ctrl-C drains, twice stops now."""
     console = Console(stderr=True, quiet=quiet)
     control, stats = RunControl(), Stats()
@@ -115,6 +124,7 @@ def run_generate(config: RunConfig, out: Path, *, quiet: bool, accept_task_chang
                         stats=stats,
                         say=say,
                         accept_task_change=accept_task_change,
+                        again=again,
                     )
                 )
             group.cancel_scope.cancel()

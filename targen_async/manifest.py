@@ -59,10 +59,14 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Part of `spent` that bought no row: answers asked again and rows rejected."""
     in_doubt: Tokens
     """On top of `spent`, at worst: calls that were sent and whose answer never arrived."""
+    generation: int
+    """How often the rows were made anew: by a retry, a reparse or a change of the task."""
     shards: list[ShardSeal]
     identity_broken_by: list[str]
     """Why an unbroken run might have given other bytes; empty: it would not."""
     contexts_missing: int
+    corpus: dict[str, Any] | None
+    """Of seeds from a corpus: the file, its digest, and how many of its texts can be used."""
     waiting_for: str
     """While it runs: the row key that the next commit waits for."""
     versions: dict[str, str]
@@ -112,9 +116,11 @@ def make_manifest(
         spent=_tokens(totals.usage, prices),
         wasted=_tokens(wasted, prices),
         in_doubt=_tokens(totals.in_doubt_worst, prices),
+        generation=len(parts.found.generations),
         shards=commit.files.shards,
         identity_broken_by=_identity_broken_by(parts),
         contexts_missing=contexts_missing,
+        corpus=to_builtins(parts.corpus.summary) if parts.corpus else None,
         waiting_for=waiting_for,
         versions={
             "python": platform.python_version(),
@@ -132,12 +138,18 @@ def _tokens(usage: Usage, prices: Prices) -> Tokens:
     )
 
 
+_ANEW = {
+    "retry": "calls that had failed were made again",
+    "reparse": "answers were read again by other rules",
+    "task": "the task was changed",
+}
+
+
 def _identity_broken_by(parts: Parts) -> list[str]:
     reasons = []
     if parts.ledger.dead:
         reasons.append(f"{parts.ledger.dead} calls failed for good")
     if len(parts.found.targets) > 1:
         reasons.append("n was raised")
-    if parts.found.task_changes:
-        reasons.append("the task was changed")
+    reasons += [_ANEW[why] for why in dict.fromkeys(parts.found.generations)]
     return reasons

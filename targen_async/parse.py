@@ -14,9 +14,7 @@ from msgspec import Struct
 
 from targen_async.errors import ParseError
 from targen_async.records import ChatResult
-
-NO_LABEL = "none"
-"""What a judge says when no label of the task fits."""
+from targen_async.tasks import NO_LABEL
 
 _BULLET = re.compile(r"\s*(?:\d{1,4}[.)]|[-*\u2022])\s+(.*\S)")
 _FENCE = re.compile(r"^```[a-zA-Z]*\s*\n(.*?)\n?```\s*$", re.DOTALL)
@@ -48,19 +46,24 @@ def list_form(key: str) -> Form:
     return _form(type_, f'{{"{key}": ["…", "…"]}}', list_key=key)
 
 
-def outputs_form(outputs: Sequence[str]) -> Form:
-    """`{output: text, …}`: an instance."""
-    type_ = msgspec.defstruct("Outputs", [(name, str) for name in outputs])
-    example = "{" + ", ".join(f'"{name}": "…"' for name in outputs) + "}"
-    return _form(type_, example, text_keys=tuple(outputs))
+def outputs_form(outputs: Sequence[str], lists: Sequence[str] = ()) -> Form:
+    """`{output: text, …}`: an instance. `lists` are the outputs that are lists of texts."""
+    kinds = [(name, list[str] if name in lists else str) for name in outputs]
+    type_ = msgspec.defstruct("Outputs", kinds)
+    texts = {name: '["…", "…"]' if name in lists else '"…"' for name in outputs}
+    example = "{" + ", ".join(f'"{name}": {text}' for name, text in texts.items()) + "}"
+    return _form(type_, example, text_keys=() if lists else tuple(outputs))
 
 
 def verdicts_form(labels: Sequence[str]) -> Form:
-    """`{items: [{id, explanation, label}, …]}`: a batch of judgements."""
-    choice = Literal[(*labels, NO_LABEL)]  # type: ignore[valid-type]
+    """`{items: [{id, explanation, label}, …]}`: a batch of judgements.
+
+    Any text is a label where there are no `labels`.
+    """
+    choice: Any = Literal[(*labels, NO_LABEL)] if labels else str
     item = msgspec.defstruct("Item", [("id", str), ("explanation", str), ("label", choice)])
     type_ = msgspec.defstruct("Items", [("items", list[item])])  # type: ignore[valid-type]
-    names = " or ".join(f'"{label}"' for label in (*labels, NO_LABEL))
+    names = " or ".join(f'"{label}"' for label in (*labels, NO_LABEL)) if labels else '"…"'
     return _form(type_, f'{{"items": [{{"id": "…", "explanation": "…", "label": {names}}}]}}')
 
 

@@ -41,11 +41,14 @@ def _order(length: int, random_seed: str) -> tuple[int, ...]:
     return tuple(order)
 
 
-def quotas(n: int, labels: Sequence[str], random_seed: int) -> dict[str, int]:
-    """n rows over the labels, equal within one; which labels get one more is drawn by the seed."""
-    share, rest = divmod(n, len(labels))
+def quotas(n: int, labels: Sequence[str], random_seed: int, step: int = 1) -> dict[str, int]:
+    """n rows over the labels, equal within `step` (rows that come together, all of one label).
+
+    Which labels get more is drawn by the seed.
+    """
+    share, rest = divmod(n // step, len(labels))
     lucky = set(Random(f"{random_seed}:quota").sample(list(labels), rest))
-    return {label: share + (label in lucky) for label in labels}
+    return {label: (share + (label in lucky)) * step for label in labels}
 
 
 def deal(counts: Mapping[str, int], random_seed: int, wave: int) -> list[str]:
@@ -82,6 +85,23 @@ def row_key(task_name: str, slot: int, rows_per_seed: int) -> str:
     return f"{task_name}/{seed:06d}/{place}"
 
 
+@lru_cache(1024)
+def members(size: int, call: int, random_seed: int) -> tuple[int, ...]:
+    """Which member of its group stands at each place of the rows of instance call `call`."""
+    return _order(size, f"{random_seed}:members:{call}") if size > 1 else (0,)
+
+
+class Grouping(Struct, frozen=True, kw_only=True):
+    """How rows come: `size` a call; `labels` of the members, or () where all have the planned one.
+
+    `whole`: those of a call are accepted or dropped together.
+    """
+
+    size: int = 1
+    whole: bool = False
+    labels: tuple[str, ...] = ()
+
+
 class Wave(Struct, frozen=True, kw_only=True):
     """Slots [start, start + sum of counts). Correction blocks never reach over a wave's end."""
 
@@ -109,13 +129,27 @@ class RowPlanState(Struct, kw_only=True):
 
 
 class RowPlan:
-    """Quotas of accepted rows and the waves that fill them."""
+    """Quotas of accepted rows and the waves that fill them.
 
-    def __init__(self, labels: Sequence[str], random_seed: int, state: RowPlanState) -> None:
+    `labels` are the classes that are balanced: a task's labels, or what stands in for them where
+    the label is open.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        random_seed: int,
+        state: RowPlanState,
+        grouping: Grouping = Grouping(),  # noqa: B008 - frozen
+    ) -> None:
         self.labels = tuple(labels)
+        self.grouping = grouping
+        # Twins of one label fill a quota two by two.
+        self._step = grouping.size if grouping.whole and not grouping.labels else 1
         self.random_seed = random_seed
         self.state = state
-        self._dealt: dict[int, list[str]] = {}
+        self._dealt: dict[int, list[tuple[str, int]]] = {}
+        """Of a wave: the label of each call, and how many calls of that label came before."""
 
     def aim(self, n: int) -> None:
         """Aim at n rows from the watermark on, and plan what is missing."""
@@ -125,7 +159,7 @@ class RowPlan:
     @property
     def quota(self) -> Mapping[str, int]:
         """Rows wanted of each label."""
-        return _quotas(self.state.n, self.labels, self.random_seed)
+        return _quotas(self.state.n, self.labels, self.random_seed, self._step)
 
     @property
     def planned(self) -> int:
@@ -142,12 +176,39 @@ class RowPlan:
 
     def label(self, slot: int) -> str:
         """The label that the instance in `slot` is to be written for."""
+        group = self.grouping
+        return group.labels[self.member(slot)] if group.labels else self._call(slot)[0]
+
+    def turn(self, slot: int) -> int:
+        """How many calls before that of `slot` were made for the same label.
+
+        Attributes go by it, so that they are balanced within every label.
+        """
+        group = self.grouping
+        return slot // group.size if group.labels else self._call(slot)[1]
+
+    def _call(self, slot: int) -> tuple[str, int]:
         index, wave = self.wave_of(slot)
+        size = self.grouping.size
         if index not in self._dealt:
-            for old in [i for i in self._dealt if self.state.waves[i].end <= self.state.watermark]:
+            waves, watermark = self.state.waves, self.state.watermark
+            for old in [i for i in self._dealt if waves[i].end <= watermark]:
                 del self._dealt[old]
-            self._dealt[index] = deal(wave.counts, self.random_seed, index)
-        return self._dealt[index][slot - wave.start]
+            calls = {label: rows // size for label, rows in wave.counts.items()}
+            turns = {
+                label: sum(before.counts.get(label, 0) for before in waves[:index]) // size
+                for label in calls
+            }
+            self._dealt[index] = dealt = []
+            for label in deal(calls, self.random_seed, index):
+                dealt.append((label, turns[label]))
+                turns[label] += 1
+        return self._dealt[index][(slot - wave.start) // size]
+
+    def member(self, slot: int) -> int:
+        """Which member of its group the row in `slot` is."""
+        call, place = divmod(slot, self.grouping.size)
+        return members(self.grouping.size, call, self.random_seed)[place]
 
     def wave_of(self, slot: int) -> tuple[int, Wave]:
         for index in range(len(self.state.waves) - 1, -1, -1):
@@ -160,11 +221,15 @@ class RowPlan:
         """Does a window of correction blocks begin at `slot`?"""
         if slot >= self.planned:
             return True
-        return window_of(self.wave_of(slot)[1], slot, block_size)[0] == slot
+        wave = self.wave_of(slot)[1]
+        return window_of(wave, slot, block_size, self.grouping.size)[0] == slot
 
-    def wants(self, label: str) -> bool:
-        """Is the label's quota still open?"""
-        return self.state.accepted.get(label, 0) < self.quota[label]
+    def wants(self, *labels: str) -> bool:
+        """Is there room in the quotas for rows of all these labels?"""
+        return all(
+            self.state.accepted.get(label, 0) + labels.count(label) <= self.quota[label]
+            for label in set(labels)
+        )
 
     def accept(self, label: str) -> None:
         self.state.accepted[label] = self.state.accepted.get(label, 0) + 1
@@ -207,10 +272,19 @@ class RowPlan:
         }
         if not any(counts.values()) and state.watermark >= self.planned and not self.done:
             counts = {label: int(self.wants(label)) for label in self.labels}
+        counts = self._in_calls(counts)
         if any(counts.values()):
             state.waves.append(Wave(start=self.planned, counts=counts))
         left = self.planned - state.watermark
         state.replan_at = self.planned if left < _LAST_SLOTS else state.watermark + left // 2
+
+    def _in_calls(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """At least these rows, in whole calls."""
+        size, fixed = self.grouping.size, self.grouping.labels
+        if not fixed:
+            return {label: -(-rows // size) * size for label, rows in counts.items()}
+        calls = max(-(-rows // fixed.count(label)) for label, rows in counts.items())
+        return {label: calls * fixed.count(label) for label in counts}
 
     def _outstanding(self) -> dict[str, int]:
         """Planned and uncommitted slots by label."""
@@ -247,8 +321,11 @@ def blocks(start: int, end: int, *, size: int, group: int, random_seed: int) -> 
     return [block for block in dealt if block]
 
 
-def window_of(wave: Wave, slot: int, size: int) -> tuple[int, int]:
-    """The stretch of `wave` around `slot` within which blocks are drawn: short, to fill early."""
-    step = _BLOCKS_PER_WINDOW * size
+def window_of(wave: Wave, slot: int, size: int, group: int = 1) -> tuple[int, int]:
+    """The stretch of `wave` around `slot` within which blocks are drawn: short, to fill early.
+
+    It holds whole groups of `group` rows.
+    """
+    step = -(-_BLOCKS_PER_WINDOW * size // group) * group
     start = slot - (slot - wave.start) % step
     return start, min(start + step, wave.end)

@@ -29,7 +29,7 @@ from targen_async.records import (
     add_usage,
 )
 from targen_async.rows import Rows
-from targen_async.tasks import Words
+from targen_async.taskspec import Words
 from targen_async.validators import UNFIT
 
 MAX_PER_CALL = 10_000
@@ -238,7 +238,7 @@ class Seeds:
         positions: list[int] = []
         texts = self._rows.seeds(answer.offset)[:MAX_PER_CALL]
         for position, text in enumerate(texts):
-            problem = text_problem(text, self._spec.words)
+            problem = text_problem(text, self._spec.words) or self._rows.objection(text)
             id_ = answer.call.index * MAX_PER_CALL + position
             if problem is None and self._gate.new_seed(id_, text):
                 positions.append(position)

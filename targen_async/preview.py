@@ -19,8 +19,11 @@ def render_task(name_or_path: str, only: str | None) -> str:
 
 def _values(task: Task, stage: str, variant: str) -> dict[str, str]:
     spec = getattr(task, stage)
-    values = {name: choices[0] for name, choices in spec.axes.items()}
-    label = next(iter(task.labels))
+    axes = dict(spec.axes)
+    if stage == "instances":
+        axes = {**task.contexts.axes, **task.seeds.axes, **axes}
+    values = {name: choices[0] for name, choices in axes.items()}
+    label = next(iter(task.labels), "")
     if stage == "instances":
         by = task.instances.template_by
         if by == "label":
@@ -31,7 +34,8 @@ def _values(task: Task, stage: str, variant: str) -> dict[str, str]:
         "description": task.description,
         "count": str(getattr(spec, "per_call", "")),
         "label": label,
-        "label_meaning": task.labels[label],
+        "label_meaning": task.labels.get(label, ""),
+        "position": task.classes[0],
         "labels": "\n".join(f"- {name}: {about}" for name, about in task.labels.items()),
         **_STAND_INS,
         **values,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from msgspec import UNSET, Struct, UnsetType, field
 
 StageName = Literal["probe", "contexts", "seeds", "instances", "correction"]
-Reason = Literal["invalid", "duplicate", "near_duplicate", "dropped", "review", "surplus"]
+Reason = Literal["invalid", "duplicate", "near_duplicate", "dropped", "review", "twin", "surplus"]
 Outcome = Literal["keep", "relabel", "drop", "review"]
 
 
@@ -71,7 +71,8 @@ class Failure(Struct, frozen=True, kw_only=True):
     stage: StageName
     kind: str
     """What the model said: `malformed`, `misaligned` (ids of a batch), `truncated`, `refused`,
-    `empty`, `oversized`. What the endpoint said: `rejected`, `exhausted`."""
+    `empty`, `oversized`. What the endpoint said: `rejected`, `exhausted`. `needs_call`: it was to
+    be had without a call, and the journal does not hold it."""
     message: str
     attempts: int
     """How often it was asked."""
@@ -96,6 +97,8 @@ class Provenance(Struct, frozen=True, kw_only=True):
     context_axes: Mapping[str, str]
     seed: str
     seed_source: Literal["generated", "corpus"]
+    seed_line: int | None
+    """Of a corpus: the line (JSONL, text) or row (Parquet) it stood in, from 1."""
     seed_axes: Mapping[str, str]
     axes: Mapping[str, str]
     explanation: str
@@ -106,7 +109,8 @@ class Provenance(Struct, frozen=True, kw_only=True):
     templates: Mapping[str, str]
     """Stage to the first 16 hex digits of the SHA-256 of its template."""
     usage: Usage
-    """Of the instance call; what rows share is in the manifest."""
+    """Of the instance call, or its share where a call writes several rows; what else rows have in
+    common is in the manifest."""
 
 
 class Instance(Struct, frozen=True, kw_only=True):
@@ -188,14 +192,21 @@ class Seed(Struct, frozen=True, kw_only=True):
     position: int
     notes: tuple[Note, ...]
     wasted: Usage
+    line: int = 0
+    """Where it stands in the corpus, from 1; 0: it was generated."""
 
 
 class SlotCall(Struct, frozen=True, kw_only=True):
-    """An instance to be written: for this seed, this label and these attributes."""
+    """An instance to be written: for this seed, this label and these attributes.
+
+    `label` is a quota class where the task's label is open; `member`: which of the rows that one
+    call writes together.
+    """
 
     slot: int
     key: str
     label: str
+    member: int
     axes: Mapping[str, str]
     seed: Seed
 

@@ -6,7 +6,6 @@ import msgspec
 from msgspec import Struct, field
 
 from targen_async.chat.wire import decode_completion
-from targen_async.commit import CommitState
 from targen_async.errors import ChatError, ParseError, UserError
 from targen_async.journal import (
     NO_SCHEMA,
@@ -23,6 +22,7 @@ from targen_async.journal import (
     ticket_of,
 )
 from targen_async.ledger import Ledger
+from targen_async.state import CommitState, Generation
 
 
 class Recovered(Struct, kw_only=True):
@@ -30,11 +30,31 @@ class Recovered(Struct, kw_only=True):
 
     opened: Opened | None = None
     task_digest: str = ""
-    task_changes: int = 0
     memos: dict[bytes, int] = field(default_factory=dict)
     """Digest of a request to the offset of its last answer, or of its failure for good."""
     targets: list[Target] = field(default_factory=list)
     checkpoint: CommitState | None = None
+    generation: Generation | None = None
+    """Why and how the rows were last made anew."""
+    generations: list[str] = field(default_factory=list)
+    """Why, for each time."""
+    swapped: bool = True
+    """Do the rows of the last generation stand in their place?"""
+    retry_before: int = 0
+    """Failures that stand before this offset are reopened."""
+
+    def start(self) -> CommitState:
+        """The state before the first row of the last generation."""
+        return self.generation.start() if self.generation else CommitState()
+
+    def begin(self, generation: Generation, offset: int) -> None:
+        """What a GENERATION record at `offset` means."""
+        self.generation, self.swapped = generation, False
+        self.generations.append(generation.why)
+        self.targets = [Target(slot=0, n=self.targets[-1].n)]
+        self.checkpoint = None
+        if generation.why == "retry":
+            self.retry_before = offset
 
 
 def recover(path: Path, journal: Journal, ledger: Ledger) -> Recovered:
@@ -45,6 +65,7 @@ def recover(path: Path, journal: Journal, ledger: Ledger) -> Recovered:
     """
     found = Recovered()
     pending: dict[int, bytes] = {}
+    dead_memos: set[bytes] = set()
     first = next(frames(path), None)
     if first is not None:
         _check_version(path, first.kind, first.payload)
@@ -57,7 +78,11 @@ def recover(path: Path, journal: Journal, ledger: Ledger) -> Recovered:
             ledger.opened(frame.offset, intent)
         elif frame.kind == Kind.ANSWER:
             ticket = ticket_of(payload)
-            found.memos[pending.pop(ticket)] = frame.offset
+            memo = pending.pop(ticket)
+            found.memos[memo] = frame.offset
+            if memo in dead_memos:
+                dead_memos.remove(memo)
+                ledger.dead -= 1
             ledger.answered(ticket)
             _count_usage(body_of(payload), ledger)
         elif frame.kind == Kind.VOID:
@@ -67,15 +92,21 @@ def recover(path: Path, journal: Journal, ledger: Ledger) -> Recovered:
         elif frame.kind == Kind.DEAD:
             dead = msgspec.msgpack.decode(payload, type=Dead)
             found.memos[dead.memo] = frame.offset
-            ledger.dead += dead.kind != NO_SCHEMA
+            if dead.kind != NO_SCHEMA and dead.memo not in dead_memos:
+                dead_memos.add(dead.memo)
+                ledger.dead += 1
         elif frame.kind == Kind.CHECKPOINT:
             found.checkpoint = msgspec.msgpack.decode(payload, type=CommitState)
         elif frame.kind == Kind.TARGET:
             found.targets.append(msgspec.msgpack.decode(payload, type=Target))
+        elif frame.kind == Kind.GENERATION:
+            generation = msgspec.msgpack.decode(payload, type=Generation)
+            found.begin(generation, frame.offset)
+        elif frame.kind == Kind.SWAPPED:
+            found.swapped = True
         elif frame.kind == Kind.TASK_CHANGED:
             found.task_digest = msgspec.msgpack.decode(payload, type=TaskChanged).task_digest
-            found.task_changes += 1
-        else:
+        elif frame.kind == Kind.OPENED:
             found.opened = msgspec.msgpack.decode(payload, type=Opened)
             found.task_digest = found.opened.task_digest
     return found

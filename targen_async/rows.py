@@ -4,17 +4,17 @@ Everything here is read back by offset, so a row on disk is a pure function of t
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from msgspec import to_builtins
+from msgspec import Struct, to_builtins
 
 from targen_async.chat.wire import decode_completion
 from targen_async.config import SIMULATED_MODEL, Data
+from targen_async.errors import ParseError
 from targen_async.journal import Journal
 from targen_async.parse import (
-    NO_LABEL,
     Form,
     Verdict,
     answer_text,
@@ -35,7 +35,7 @@ from targen_async.records import (
     Usage,
     Vote,
 )
-from targen_async.tasks import Task
+from targen_async.tasks import GOOD, NO_LABEL, Task
 
 EXPLANATION = "explanation"
 _CACHED_ANSWERS = 1024
@@ -47,14 +47,28 @@ class Forms:
     def __init__(self, task: Task) -> None:
         self.contexts = list_form("contexts")
         self.seeds = list_form("seeds")
-        self.instances = outputs_form(tuple(task.instances.outputs))
-        self.correction = verdicts_form(tuple(task.labels))
+        self.instances = outputs_form(tuple(task.instances.outputs), task.instances.lists)
+        free = task.answer is not None and task.answer.kind == "free"
+        self.correction = verdicts_form((GOOD,) if free else tuple(task.labels))
+
+
+class Material(Struct, frozen=True, kw_only=True):
+    """What a run takes from files of the user's: texts to use, and texts to keep out."""
+
+    corpus_text: Callable[[int], str]
+    """The text of the index-th seed of a corpus."""
+    objection: Callable[[str], str | None]
+    """Why a text must stay out, or None."""
 
 
 class Rows:
     """Reads drafts back from the journal and lays out finished rows."""
 
-    def __init__(self, journal: Journal, task: Task, forms: Forms, data: Data) -> None:
+    def __init__(
+        self, journal: Journal, task: Task, forms: Forms, data: Data, material: Material
+    ) -> None:
+        self.objection = material.objection
+        self._corpus_text = lru_cache(_CACHED_ANSWERS)(material.corpus_text)
         self._journal = journal
         self._generator = data.model
         self._judge = data.correction.model or data.model
@@ -85,12 +99,14 @@ class Rows:
         return self._read_texts(offset, self.forms.seeds)
 
     def seed_text(self, seed: Seed) -> str:
+        if seed.line:
+            return self._corpus_text(seed.position)
         return self.seeds(seed.offset)[seed.position]
 
     def outputs(self, result: ChatResult) -> dict[str, str]:
         """The outputs of an instance call. Raises ParseError."""
         value = read(answer_text(result), self.forms.instances)
-        return {name: getattr(value, name).strip() for name in self.task.instances.outputs}
+        return {name: _one_text(getattr(value, name)) for name in self.task.instances.outputs}
 
     def _read_verdicts(self, offset: int) -> tuple[str, dict[str, Verdict]]:
         result = self._result(offset, self._judge)
@@ -99,6 +115,13 @@ class Rows:
             item.id: Verdict(id=item.id, explanation=item.explanation, label=item.label)
             for item in items
         }
+
+    def holds_verdict(self, offset: int, id_: str) -> bool:
+        """Can the answer at `offset` be read, and does it judge the row that `id_` stood for?"""
+        try:
+            return id_ in self._verdicts(offset)[1]
+        except ParseError:
+            return False
 
     def vote(self, ballot: Ballot) -> Vote | None:
         """What a judge said; None where the judgement failed."""
@@ -109,6 +132,11 @@ class Rows:
         return Vote(label=verdict.label, explanation=verdict.explanation, model=model)
 
     # ---- rows
+
+    def label(self, call: SlotCall, outputs: Mapping[str, str]) -> str:
+        """The label before correction."""
+        answer = self.task.answer
+        return outputs[answer.output] if answer else call.label
 
     def fields(self, call: SlotCall, outputs: Mapping[str, str]) -> dict[str, str]:
         """The row's fields in the task's order; the planned label decides the slots."""
@@ -124,31 +152,60 @@ class Rows:
             if spec.source == "seed":
                 fields[name] = self.seed_text(call.seed)
             elif spec.source == "output":
-                fields[name] = outputs[name]
+                fields[name] = outputs[spec.outputs[call.member] if spec.outputs else name]
             elif spec.source == "axis":
-                fields[name] = call.axes[name]
+                axes = call.axes if name in call.axes else call.seed.call.axes
+                fields[name] = axes[name]
             else:
                 fields[name] = placed[name]
         return fields
 
-    def fault(self, call: SlotCall, outputs: Mapping[str, str]) -> str | None:
-        """Why a row is not valid, or None."""
-        return self.task.objection(self.fields(call, outputs), call.label)
+    def faults(self, calls: Sequence[SlotCall], outputs: Mapping[str, str]) -> list[str | None]:
+        """Why each of the rows of one call is not valid, or None. Twins stand and fall together."""
+        rows = [self.fields(call, outputs) for call in calls]
+        found = [
+            self.task.objection(row, self.label(call, outputs)) or self._kept_out(row)
+            for call, row in zip(calls, rows, strict=True)
+        ]
+        if not any(found) and (reason := self.task.group_objection(rows)):
+            found = [reason] * len(calls)
+        if self.task.group and self.task.group.whole and (first := next(filter(None, found), None)):
+            found = [reason or f"its twin: {first}" for reason in found]
+        return found
+
+    def _kept_out(self, row: Mapping[str, str]) -> str | None:
+        for name, text in row.items():
+            if reason := self.objection(text):
+                return f"{name} {reason}"
+        return None
 
     def judged_view(self, call: SlotCall, offset: int, *, shown: bool) -> dict[str, str]:
         """What a judge sees of a row: its fields, and label and explanation for a `shown` judge."""
         outputs = self.outputs(self.result(offset))
         fields = self.fields(call, outputs)
         view = {name: fields[name] for name in self._shown}
+        answer = self.task.answer
+        if answer and answer.kind == "free":
+            view["answer"] = outputs[answer.output]
         if shown:
-            view |= {"label": call.label, EXPLANATION: outputs.get(EXPLANATION, "")}
+            view |= {
+                "label": self.label(call, outputs),
+                EXPLANATION: outputs.get(EXPLANATION, ""),
+            }
         return view
 
-    def distinct_texts(self, outputs: Mapping[str, str]) -> list[str]:
+    def distinct_texts(self, call: SlotCall, outputs: Mapping[str, str]) -> list[str]:
+        """What is compared between rows; of outputs that differ in a group, the row's own."""
         names = self.task.instances.distinct_on or tuple(
             name for name in outputs if name != EXPLANATION
         )
-        return [outputs[name] for name in names]
+        others = {
+            output
+            for spec in self.task.fields.values()
+            for member, output in enumerate(spec.outputs)
+            if member != call.member
+        }
+        return [outputs[name] for name in names if name not in others]
 
     def instance(
         self,
@@ -163,12 +220,13 @@ class Rows:
         if self.task.instances.template_by:
             by = self.task.instances.template_by
             template += "." + (call.label if by == "label" else call.axes[by])
-        used = ("contexts", "seeds", template, *(("correction",) if votes else ()))
+        asked = () if call.seed.line else ("contexts", "seeds")
+        used = (*asked, template, *(("correction",) if votes else ()))
         return Instance(
             key=call.key,
             task=self.task.name,
             label=label,
-            label_before_correction=call.label,
+            label_before_correction=self.label(call, outputs),
             fields=self.fields(call, outputs),
             provenance=Provenance(
                 simulated=result.model == SIMULATED_MODEL,
@@ -176,7 +234,8 @@ class Rows:
                 context=call.seed.call.context.text,
                 context_axes=call.seed.call.context.axes,
                 seed=self.seed_text(call.seed),
-                seed_source="generated",
+                seed_source="corpus" if call.seed.line else "generated",
+                seed_line=call.seed.line or None,
                 seed_axes=call.seed.call.axes,
                 axes=call.axes,
                 explanation=outputs.get(EXPLANATION, ""),
@@ -184,12 +243,28 @@ class Rows:
                 model=result.model,
                 task_version=self.task.version,
                 templates={name: self._templates[name] for name in used},
-                usage=result.usage or Usage(),
+                usage=share(result.usage, self.task.rows_per_call),
             ),
         )
 
 
-def decide(planned: str, votes: Sequence[Vote], voters: int) -> tuple[Outcome, str]:
+def _one_text(value: str | list[str]) -> str:
+    """An output as it stands in a row: a list becomes a line an entry."""
+    if isinstance(value, str):
+        return value.strip()
+    entries = (" ".join(entry.split()) for entry in value)
+    return "\n".join(entry for entry in entries if entry)
+
+
+def share(usage: Usage | None, rows: int) -> Usage:
+    """A row's share of a call that wrote several."""
+    usage = usage or Usage()
+    return Usage(
+        prompt_tokens=usage.prompt_tokens // rows, completion_tokens=usage.completion_tokens // rows
+    )
+
+
+def decide(planned: str, said: Sequence[str], voters: int) -> tuple[Outcome, str]:
     """Outcome and label after correction. A strict majority of all `voters` decides.
 
     keep: it confirms the label; relabel: it names another; drop: it finds that none fits;
@@ -197,7 +272,7 @@ def decide(planned: str, votes: Sequence[Vote], voters: int) -> tuple[Outcome, s
     """
     if voters == 0:
         return "keep", planned
-    label, count = Counter(vote.label for vote in votes).most_common(1)[0] if votes else ("", 0)
+    label, count = Counter(said).most_common(1)[0] if said else ("", 0)
     if 2 * count <= voters:
         return "review", planned
     if label == NO_LABEL:

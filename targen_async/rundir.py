@@ -9,6 +9,7 @@ import fcntl
 import os
 import socket
 import tomllib
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ from msgspec import Struct, field
 from targen_async import config as configuration
 from targen_async.config import RunConfig
 from targen_async.errors import RunStopped, UserError
+from targen_async.journal import DISK_FULL
 
 JOURNAL = "journal"
 MANIFEST = "manifest.json"
@@ -28,6 +30,9 @@ RUN_TOML = "run.toml"
 REJECTED = "rejected.jsonl"
 FAILURES = "failures.jsonl"
 INDEX = "distinct.sqlite"
+SEEDS = "seeds.jsonl"
+NEXT = "next"
+"""Where a new generation of the line files is made; it moves up when it is complete."""
 LOCK = "lock"
 
 
@@ -118,7 +123,18 @@ def open_folder(folder: Path) -> None:
         )
 
 
-_OURS = {JOURNAL, MANIFEST, RUN_TOML, REJECTED, FAILURES, INDEX, LOCK, "reserve.bin"} | {
+_OURS = {
+    JOURNAL,
+    MANIFEST,
+    RUN_TOML,
+    REJECTED,
+    FAILURES,
+    INDEX,
+    SEEDS,
+    NEXT,
+    LOCK,
+    "reserve.bin",
+} | {
     INDEX + "-wal",
     INDEX + "-shm",
 }
@@ -153,6 +169,29 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise _stopped(path, error) from error
+
+
+_HEAD_BYTES = 4096
+
+
+def write_headed(path: Path, lines: Iterable[bytes], head: Callable[[], bytes]) -> None:
+    """Replace a file by `lines` below a first line that is known only after them."""
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        with beside.open("wb") as file:
+            file.write(b" " * _HEAD_BYTES + b"\n")
+            file.writelines(lines)
+            file.seek(0)
+            file.write(head())
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        sync_folder(path.parent)
+    except BaseException as error:
+        beside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise _stopped(path, error) from error
+        raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -309,6 +348,20 @@ class Files:
     def close(self) -> None:
         for appender in (self.shard, self.rejected, self.failures):
             appender.close()
+
+
+def finish_swap(folder: Path) -> None:
+    """Put a complete generation in the place of the one before. Done again it does the rest."""
+    new = folder / NEXT
+    if not new.is_dir():
+        return
+    for name in (INDEX, INDEX + "-wal", INDEX + "-shm"):
+        (folder / name).unlink(missing_ok=True)
+    moved = {path.name for path in new.iterdir()}
+    for name in sorted(moved):
+        (new / name).replace(folder / name)
+    sync_folder(folder)
+    new.rmdir()
 
 
 def to_line(value: Any) -> bytes:  # noqa: ANN401

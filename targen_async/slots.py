@@ -11,7 +11,10 @@ from targen_async.tasks import Task
 
 
 class Slots:
-    """Turns seeds into calls for rows, within the plan and the window."""
+    """Turns seeds into calls for rows, within the plan and the window.
+
+    What it sends is the tuple of rows that one call writes.
+    """
 
     def __init__(
         self,
@@ -28,6 +31,7 @@ class Slots:
         self._plan = plan
         self._control = control
         self._rows_per_seed = rows_per_seed
+        self._rows_per_call = task.rows_per_call
         self._random_seed = random_seed
         self._start = start
         self._window = window
@@ -36,7 +40,7 @@ class Slots:
         async for seed in incoming:
             for place in range(self._rows_per_seed):
                 slot = seed.index * self._rows_per_seed + place
-                if slot < self._start:
+                if slot < self._start or slot % self._rows_per_call:
                     continue
                 await self._control.changed.until(partial(self._decided, slot))
                 if self._over():
@@ -53,13 +57,18 @@ class Slots:
         watermark = self._plan.state.watermark
         return slot < self._plan.planned and slot < watermark + self._window
 
-    def _call(self, slot: int, seed: Seed) -> SlotCall:
-        return SlotCall(
-            slot=slot,
-            key=row_key(self._task.name, slot, self._rows_per_seed),
-            label=self._plan.label(slot),
-            axes=cell(self._task.instances.axes, slot, self._random_seed),
-            seed=seed,
+    def _call(self, first: int, seed: Seed) -> tuple[SlotCall, ...]:
+        axes = cell(self._task.instances.axes, self._plan.turn(first), self._random_seed)
+        return tuple(
+            SlotCall(
+                slot=slot,
+                key=row_key(self._task.name, slot, self._rows_per_seed),
+                label=self._plan.label(slot),
+                member=self._plan.member(slot),
+                axes=axes,
+                seed=seed,
+            )
+            for slot in range(first, first + self._rows_per_call)
         )
 
 
@@ -96,7 +105,8 @@ class Blocks:
 
     def _draw(self, slot: int) -> None:
         """Draw the blocks of the window that `slot` lies in."""
-        start, end = window_of(self._plan.wave_of(slot)[1], slot, self._size)
+        wave, group = self._plan.wave_of(slot)[1], self._plan.grouping.size
+        start, end = window_of(wave, slot, self._size, group)
         drawn = blocks(
             start, end, size=self._size, group=self._rows_per_seed, random_seed=self._random_seed
         )

@@ -1,7 +1,7 @@
 """The four steps as pipeline stages: render -> complete -> parse -> drafts."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from random import Random
 
@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from targen_async.ask import ASKS, CALL_FAULTS, Asked, Asker, Refused
 from targen_async.config import Data
+from targen_async.journal import Items
 from targen_async.parse import Form, answer_text, read_list, read_verdicts
 from targen_async.pipeline import Send
 from targen_async.plan import context_key, seed_key
@@ -31,6 +32,7 @@ from targen_async.records import (
     add_usage,
 )
 from targen_async.rows import Rows
+from targen_async.verdicts import Verdicts, digest_of
 
 BATCH_PROMPT_BYTES = 48_000
 """Rows judged in one call hold at most about this much text (some 12,000 tokens)."""
@@ -53,7 +55,10 @@ class Prompt(Struct, frozen=True):
 class Steps:
     """What the four stages send, and what they make of the answers."""
 
-    def __init__(self, asker: Asker, rows: Rows, data: Data, *, plain: bool) -> None:
+    def __init__(
+        self, asker: Asker, rows: Rows, data: Data, known: Verdicts, *, plain: bool
+    ) -> None:
+        self._known = known
         self._asker = asker
         self._rows = rows
         self._task = rows.task
@@ -103,11 +108,14 @@ class Steps:
         if spec.template_by:
             variant = call.label if spec.template_by == "label" else call.axes[spec.template_by]
         values = {
+            **call.seed.call.context.axes,
+            **call.seed.call.axes,
+            **call.axes,
             "seed": self._rows.seed_text(call.seed),
             "context": call.seed.call.context.text,
             "label": call.label,
-            "label_meaning": self._task.labels[call.label],
-            **call.axes,
+            "label_meaning": self._task.labels.get(call.label, ""),
+            "position": call.label,
         }
         return self._prompt(
             "instances", variant, values, self._rows.forms.instances, spec.max_tokens
@@ -159,21 +167,27 @@ class Steps:
             lambda result: read_list(answer_text(result), prompt.form),
         )
 
-    async def instances(self, call: SlotCall, send: Send) -> None:
-        prompt = self.instance_prompt(call)
+    async def instances(self, calls: tuple[SlotCall, ...], send: Send) -> None:
+        """Have the rows of one call written, which are most often one."""
+        prompt = self.instance_prompt(calls[0])
         asked = await self._asker.ask(
             "instances",
-            lambda number: self.request(prompt, call.key, number),
+            lambda number: self.request(prompt, calls[0].key, number),
             self._rows.outputs,
         )
-        if asked is not None:
-            offset, failure = _outcome(asked)
-            invalid = None if isinstance(asked, Refused) else self._rows.fault(call, asked.value)
-            await send(
-                SlotAnswer(
-                    call=call, offset=offset, failure=failure, invalid=invalid, wasted=asked.wasted
-                )
+        if asked is None:
+            return
+        offset, failure = _outcome(asked)
+        faults: list[str | None] = [None] * len(calls)
+        if isinstance(asked, Asked):
+            faults = self._rows.faults(calls, asked.value)
+        wasted = asked.wasted
+        for call, invalid in zip(calls, faults, strict=True):
+            answer = SlotAnswer(
+                call=call, offset=offset, failure=failure, invalid=invalid, wasted=wasted
             )
+            await send(answer)
+            wasted = Usage()
 
     async def correction(self, item: Block | SlotAnswer, send: Send) -> None:
         """Judge a block; what is not to be judged passes through."""
@@ -185,7 +199,9 @@ class Steps:
 
         async def vote(index: int) -> None:
             key = f"{item.key}/v{index}"
-            wasted[index] = await self._judge(key, list(item.members), votes[index])
+            members = self._not_known(index, item.members, votes[index])
+            if members:
+                wasted[index] = await self._judge(key, index, members, votes[index])
 
         async with anyio.create_task_group() as group:
             for index in range(len(votes)):
@@ -201,17 +217,39 @@ class Steps:
             await send(Judged(answer=member, ballots=ballots, wasted=spent))
             spent = Usage()
 
+    def _not_known(
+        self, vote: int, members: Sequence[SlotAnswer], ballots: dict[int, Ballot]
+    ) -> list[SlotAnswer]:
+        """Fill in what was said of rows when they stood in another block; returns the others."""
+        rest: list[SlotAnswer] = []
+        for member in members:
+            digest = self._digest(self._view(member))
+            for offset, key, count, place in self._known.of(member.call.slot, vote, digest):
+                id_ = item_ids(self._data.random_seed, key, count)[place]
+                if self._rows.holds_verdict(offset, id_):
+                    ballots[member.call.slot] = Ballot(offset=offset, id=id_)
+                    break
+            else:
+                rest.append(member)
+        return rest
+
+    def _view(self, member: SlotAnswer) -> dict[str, str]:
+        shown = self._data.correction.mode == "shown"
+        return self._rows.judged_view(member.call, member.offset, shown=shown)
+
+    def _digest(self, view: dict[str, str]) -> bytes:
+        correction = self._data.correction
+        template = self._task.template("correction").digest
+        return digest_of(template, self._labels, correction.model or self._data.model, view)
+
     async def _judge(
-        self, key: str, members: list[SlotAnswer], ballots: dict[int, Ballot]
+        self, key: str, vote: int, members: list[SlotAnswer], ballots: dict[int, Ballot]
     ) -> Usage:
         """One vote on some rows, halved until each has an answer; returns the tokens wasted."""
         Random(f"{self._data.random_seed}:{key}").shuffle(members)
-        shown = self._data.correction.mode == "shown"
         ids = item_ids(self._data.random_seed, key, len(members))
-        items = [
-            {"id": id_, **self._rows.judged_view(member.call, member.offset, shown=shown)}
-            for id_, member in zip(ids, members, strict=True)
-        ]
+        views = [self._view(member) for member in members]
+        items = [{"id": id_, **view} for id_, view in zip(ids, views, strict=True)]
         alone = len(members) == 1
         wasted = Usage()
         if (
@@ -220,6 +258,9 @@ class Steps:
             <= BATCH_PROMPT_BYTES
         ):
             prompt = self.correction_prompt(items)
+            digests = [self._digest(view) for view in views]
+            rows = [(m.call.slot, d) for m, d in zip(members, digests, strict=True)]
+            self._asker.show(Items(key=key, vote=vote, rows=rows), self.request(prompt, key, 0))
             asked = await self._asker.ask(
                 "correction",
                 lambda number: self.request(prompt, key, number),
@@ -239,7 +280,7 @@ class Steps:
                 return wasted
         middle = (len(members) + 1) // 2
         for half, part in enumerate((members[:middle], members[middle:])):
-            wasted = add_usage(wasted, await self._judge(f"{key}.{half}", part, ballots))
+            wasted = add_usage(wasted, await self._judge(f"{key}.{half}", vote, part, ballots))
         return wasted
 
 

@@ -7,22 +7,22 @@ from hashlib import sha256
 from pathlib import Path
 
 from targen_async.records import StageName
+from targen_async.tasklabels import broken_outputs, check_label, known
 from targen_async.taskread import Report, TomlPath, read_files, read_spec, read_texts
 from targen_async.tasks import (
     COMMENT,
-    FIXED_PLACEHOLDERS,
-    NEEDED_PLACEHOLDERS,
     PLACEHOLDER,
     STAGES,
     TASK_FILE,
     Fault,
     Task,
-    TaskFile,
     Template,
-    Words,
+    fixed_placeholders,
+    needed_placeholders,
     placeholders,
     variants,
 )
+from targen_async.taskspec import TaskFile, Words
 from targen_async.validators import UNFIT, VALIDATED_FIELDS, VALIDATORS
 
 MAX_TASK_NAME = 32
@@ -33,8 +33,6 @@ RESERVED_FIELDS = ("key", "task", "label", "label_before_correction", "provenanc
 JUDGED_KEYS = ("id", "explanation")
 """Keys that stand beside the fields in what a judge is shown."""
 EXPLANATION = "explanation"
-RESERVED_LABEL = "none"
-"""What a judge says when no label fits."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _VARIANT = re.compile(r"[A-Za-z0-9_-]+")
@@ -51,9 +49,8 @@ def read_task(folder: Path) -> tuple[Task | None, list[Fault]]:
     spec = read_spec(texts[TASK_FILE], report) if TASK_FILE in texts else None
     if spec is not None:
         _check_names(spec, report)
-        _check_labels(spec, report)
         _check_fields(spec, report)
-        _check_placement(spec, report)
+        check_label(spec, report)
         _check_instances(spec, report)
         _check_axes(spec, report)
         _check_words(spec, report)
@@ -66,10 +63,6 @@ def read_task(folder: Path) -> tuple[Task | None, list[Fault]]:
     parts = {name: getattr(spec, name) for name in TaskFile.__struct_fields__}
     task = Task(**parts, templates=templates, digest=digest.hexdigest(), folder=str(folder))
     return task, []
-
-
-def _known(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
 
 
 def _check_names(spec: TaskFile, report: Report) -> None:
@@ -89,94 +82,59 @@ def _check_names(spec: TaskFile, report: Report) -> None:
         report.at(("name",), f"is {spec.name!r}, but the folder is called {folder!r}")
 
 
-def _check_labels(spec: TaskFile, report: Report) -> None:
-    if len(spec.labels) < 2:
-        report.at(("labels",), "a task needs two labels or more")
-    seen: set[str] = set()
-    for label in spec.labels:
-        if label.casefold() == RESERVED_LABEL:
-            report.at(("labels", label), "is reserved for a judge that finds no label to fit")
-        if not label.isprintable() or label != label.strip() or not label:
-            report.at(("labels", label), "a label is printable text without blanks around it")
-        if label.casefold() in seen:
-            report.at(("labels", label), "another label differs only in capital letters")
-        seen.add(label.casefold())
-
-
 def _check_fields(spec: TaskFile, report: Report) -> None:
-    outputs, axes = spec.instances.outputs, spec.instances.axes
+    outputs, axes = spec.instances.outputs, (*spec.instances.axes, *spec.seeds.axes)
     slots = spec.placement.slots if spec.placement else ()
     for name, part in spec.fields.items():
         path = ("fields", name)
         if name in RESERVED_FIELDS or name in JUDGED_KEYS:
             report.at(path, "the name is taken by a key of every row or of what a judge sees")
         source = (*path, "source")
-        if part.source == "output" and name not in outputs and not _broken_outputs(report):
-            report.at(source, f"there is no output {name!r} (outputs: {_known(outputs)})")
+        made = name in outputs or part.outputs or broken_outputs(report)
+        if part.source == "output" and not made:
+            report.at(source, f"there is no output {name!r} (outputs: {known(outputs)})")
         if part.source == "slot" and name not in slots:
-            report.at(source, f"{name!r} is no slot of [placement] (slots: {_known(slots)})")
+            report.at(source, f"{name!r} is no slot of [placement] (slots: {known(slots)})")
         if part.source == "axis" and name not in axes:
-            report.at(source, f"there is no instances axis {name!r} (axes: {_known(axes)})")
+            report.at(source, f"there is no instances or seeds axis {name!r} (axes: {known(axes)})")
     if not spec.fields:
         report.at(("fields",), "a task needs a field or more")
     for index, name in enumerate(spec.correction.show):
         if name not in spec.fields:
             place = ("correction", "show", index)
-            report.at(place, f"there is no field {name!r} (fields: {_known(spec.fields)})")
-
-
-def _broken_outputs(report: Report) -> bool:
-    return report.is_bad(("instances", "outputs"))
-
-
-def _check_placement(spec: TaskFile, report: Report) -> None:
-    if (placement := spec.placement) is None:
-        return
-    slots, wrong, count = placement.slots, placement.wrong, len(spec.labels)
-    if len(slots) != count and not report.is_bad(("labels",)):
-        report.at(("placement", "slots"), f"has {len(slots)} slots for {count} labels")
-    if len(wrong) != len(slots) - 1 and not report.is_bad(("placement", "slots")):
-        what = f"has {len(wrong)} outputs, but {len(slots)} slots take one right and the rest wrong"
-        report.at(("placement", "wrong"), what)
-    for index, name in enumerate(slots):
-        path: TomlPath = ("placement", "slots", index)
-        if name not in spec.fields:
-            report.at(path, f"there is no field {name!r} (fields: {_known(spec.fields)})")
-        elif spec.fields[name].source != "slot" and not report.is_bad(("fields", name, "source")):
-            report.at(path, f'the field {name!r} must have source = "slot"')
-        if name in slots[:index]:
-            report.at(path, f"{name!r} is named twice")
-    outputs = spec.instances.outputs
-    placed: list[tuple[TomlPath, str]] = [(("placement", "right"), placement.right)]
-    placed += [(("placement", "wrong", index), name) for index, name in enumerate(wrong)]
-    for index, (path, name) in enumerate(placed):
-        if name not in outputs and not _broken_outputs(report):
-            report.at(path, f"there is no output {name!r} (outputs: {_known(outputs)})")
-        if name in [other for _, other in placed[:index]]:
-            report.at(path, f"{name!r} is named twice")
+            report.at(place, f"there is no field {name!r} (fields: {known(spec.fields)})")
 
 
 def _check_instances(spec: TaskFile, report: Report) -> None:
     outputs = spec.instances.outputs
-    fed = {name for name, part in spec.fields.items() if part.source == "output"}
+    fed = {
+        output
+        for name, part in spec.fields.items()
+        if part.source == "output"
+        for output in part.outputs or (name,)
+    }
+    fed |= {spec.answer.output} if spec.answer else set()
     if spec.placement:
         fed |= {spec.placement.right, *spec.placement.wrong}
-    certain = not any(path[0] in ("fields", "placement") for path in report.bad)
+    certain = not any(path[0] in ("fields", "placement", "answer") for path in report.bad)
     for name in outputs:
         if certain and name not in fed and name != EXPLANATION:
             report.at(("instances", "outputs", name), "feeds no field and no placement")
     if not set(outputs) - {EXPLANATION}:
         report.at(("instances", "outputs"), "the model must be asked for something")
-    for index, name in enumerate(spec.instances.distinct_on):
-        if name not in outputs and not _broken_outputs(report):
-            path: TomlPath = ("instances", "distinct_on", index)
-            report.at(path, f"there is no output {name!r} (outputs: {_known(outputs)})")
+    for key in ("distinct_on", "lists"):
+        for index, name in enumerate(getattr(spec.instances, key)):
+            if name not in outputs and not broken_outputs(report):
+                path: TomlPath = ("instances", key, index)
+                report.at(path, f"there is no output {name!r} (outputs: {known(outputs)})")
+    if spec.answer and spec.answer.output in spec.instances.lists:
+        report.at(("answer", "output"), "is a list; an answer is one text")
     for index, name in enumerate(spec.instances.validators):
         path = ("instances", "validators", index)
         if name not in VALIDATORS:
-            report.at(path, f"there is no validator {name!r} (known: {_known(VALIDATORS)})")
+            report.at(path, f"there is no validator {name!r} (known: {known(VALIDATORS)})")
         elif lacking := [part for part in VALIDATED_FIELDS[name] if part not in spec.fields]:
-            report.at(path, f"{name!r} reads fields the task does not have: {_known(lacking)}")
+            report.at(path, f"{name!r} reads fields the task does not have: {known(lacking)}")
     _check_variants(spec, report)
 
 
@@ -185,7 +143,7 @@ def _check_variants(spec: TaskFile, report: Report) -> None:
     if by is not None and by != "label" and by not in axes:
         path = ("instances", "template_by")
         if not report.is_bad(("instances", "axes")):
-            report.at(path, f"{by!r} is neither `label` nor an instances axis ({_known(axes)})")
+            report.at(path, f"{by!r} is neither `label` nor an instances axis ({known(axes)})")
         return
     longest = MAX_SCHEMA_NAME - len(f"{spec.name[:MAX_TASK_NAME]}-instances-")
     for index, variant in enumerate(variants(spec.labels, spec.instances) if by else ()):
@@ -199,7 +157,7 @@ def _check_axes(spec: TaskFile, report: Report) -> None:
     for stage in STAGES:
         for name, values in getattr(spec, stage).axes.items():
             path = (stage, "axes", name)
-            if name in FIXED_PLACEHOLDERS[stage]:
+            if name in fixed_placeholders(stage, spec):
                 report.at(path, f"the name is taken by the placeholder {{{{ {name} }}}}")
             if not values:
                 report.at(path, "an axis needs a value or more")
@@ -219,6 +177,16 @@ def _check_words(spec: TaskFile, report: Report) -> None:
     for path, words in bounds:
         if words and words[0] > words[1]:
             report.at(path, f"the least, {words[0]}, is more than the most, {words[1]}")
+    least, most = spec.seeds.words
+    for name, part in spec.fields.items():
+        if (
+            part.source == "seed"
+            and not report.is_bad(("fields", name, "source"))
+            and part.words
+            and not (part.words[0] <= least and most <= part.words[1])
+        ):
+            what = f"lets {least} to {most} words pass, but the field {name} takes {part.words[0]}"
+            report.at(("seeds", "words"), f"{what} to {part.words[1]}")
 
 
 def _check_templates(
@@ -242,7 +210,7 @@ def _check_templates(
             templates[key] = Template.parse(str(report.folder / name), text)
             _check_template(name, text, stage or "instances", spec, report)
         else:
-            report.add(name, 1, 1, f"no stage uses this file (used: {_known(keys.values())})")
+            report.add(name, 1, 1, f"no stage uses this file (used: {known(keys.values())})")
     for key, name in keys.items():
         unsure = key.startswith("instances") and not certain
         if key not in templates and str(report.folder / name) not in faulty and not unsure:
@@ -265,7 +233,7 @@ def _check_template(
     name: str, text: str, stage: StageName, spec: TaskFile | None, report: Report
 ) -> None:
     """One template: what stands in braces, what is needed, and the characters."""
-    known = placeholders(stage, spec) if spec else None
+    names = placeholders(stage, spec) if spec else None
     used: set[str] = set()
     for number, line in enumerate(text.split("\n"), 1):
         if line.startswith(COMMENT):
@@ -276,14 +244,14 @@ def _check_template(
             column = opening.start() + 1
             if (found := PLACEHOLDER.match(line, opening.start())) is None:
                 report.add(name, number, column, "`{{` must open a placeholder: {{ name }}")
-            elif known is None or found[1] in known:
+            elif names is None or found[1] in names:
                 used.add(found[1])
             elif not report.is_bad((stage, "axes")):
-                close = get_close_matches(found[1], known, n=1)
+                close = get_close_matches(found[1], names, n=1)
                 hint = f"did you mean {close[0]}? " if close else ""
                 what = f"there is no placeholder {found[1]!r} here"
-                report.add(name, number, column, f"{what} ({hint}known: {_known(known)})")
-    for needed in NEEDED_PLACEHOLDERS[stage]:
+                report.add(name, number, column, f"{what} ({hint}known: {known(names)})")
+    for needed in needed_placeholders(stage, spec) if spec else ():
         if needed not in used:
             report.add(name, 1, 1, f"{{{{ {needed} }}}} is never used, but {stage} need it")
 
@@ -301,7 +269,8 @@ def _check_use(spec: TaskFile, templates: Mapping[str, Template], report: Report
         if stage == "instances":
             used |= {name for name, part in spec.fields.items() if part.source == "axis"}
             used.add(by or "")
-            if by != "label" and not spec.placement and not used & {"label", "label_meaning"}:
+            fixed = spec.answer or spec.placement or (spec.group and spec.group.labels)
+            if by != "label" and not fixed and not used & {"label", "label_meaning"}:
                 mend = 'use {{ label }}, template_by = "label" or [placement]'
                 report.at(("instances",), f"the model is never told the label: {mend}")
         for axis in getattr(spec, stage).axes:

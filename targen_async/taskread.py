@@ -18,7 +18,8 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
-from targen_async.tasks import TASK_FILE, Fault, TaskFile, Words
+from targen_async.tasks import TASK_FILE, Fault
+from targen_async.taskspec import TaskFile, Words
 from targen_async.validators import UNFIT
 
 MAX_FILE_BYTES = 1 << 20

@@ -7,105 +7,47 @@ nothing else; their lines that begin with `##` are comments and are never sent.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Self
 
-from msgspec import Meta, Struct, field
+from msgspec import Struct
 
 from targen_async.errors import UserError
 from targen_async.records import StageName
-from targen_async.validators import VALIDATORS, check_fields, label_leak
+from targen_async.taskspec import (
+    AnswerSpec,
+    ContextsSpec,
+    CorrectionSpec,
+    FieldSpec,
+    GroupSpec,
+    InstancesSpec,
+    Placement,
+    SeedsSpec,
+    TaskFile,
+)
+from targen_async.validators import (
+    GROUP_VALIDATORS,
+    UNFIT,
+    VALIDATORS,
+    bare,
+    check_fields,
+    label_leak,
+)
 
 TASK_FILE = "task.toml"
 STAGES: tuple[StageName, ...] = ("contexts", "seeds", "instances", "correction")
 PLACEHOLDER = re.compile(r"\{\{[ \t]*([a-z][a-z0-9_]*)[ \t]*\}\}")
 COMMENT = "##"
-
-Text = Annotated[str, Meta(min_length=1)]
-Words = tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=1)]]
-"""Least and most words a text may have, both inclusive."""
-Axes = Mapping[str, tuple[str, ...]]
-"""Attribute name to its values. Every value gets the same share of the calls."""
-
-
-class FieldSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One field of a row."""
-
-    source: Literal["seed", "output", "slot", "axis"]
-    """`seed`: the seed's text. `output`: the model's output of that name. `slot`: filled by
-    [placement]. `axis`: the value of the instances axis of that name."""
-    about: str = ""
-    words: Words | None = None
-
-
-class Placement(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A label that is a position: the model returns the right and the wrong text, code places them.
-
-    `slots[i]` is the field that holds the right text when the label is the i-th of [labels].
-    """
-
-    slots: tuple[str, ...]
-    right: str
-    wrong: tuple[str, ...]
-
-
-class ContextsSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    per_call: Annotated[int, Meta(ge=1)] = 10
-    max_tokens: Annotated[int, Meta(ge=16)] = 1024
-    words: Words = (1, 40)
-    axes: Axes = field(default_factory=dict)
-
-
-class SeedsSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    kind: Literal["word", "sentence", "passage", "pair"] = "sentence"
-    per_call: Annotated[int, Meta(ge=1)] = 10
-    max_tokens: Annotated[int, Meta(ge=16)] = 2048
-    words: Words = (1, 60)
-    axes: Axes = field(default_factory=dict)
-
-
-class InstancesSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    outputs: Mapping[str, str]
-    """Output name to what it holds. `explanation` is shown to a `shown` judge and kept in the
-    provenance; every other output must feed a field or the placement."""
-    template_by: str | None = None
-    """`label` or the name of an instances axis: which `instances.<value>.txt` is used."""
-    rows_per_seed: Annotated[int, Meta(ge=1, le=100)] = 1
-    max_tokens: Annotated[int, Meta(ge=16)] = 1024
-    distinct_on: tuple[str, ...] = ()
-    """Outputs (never the seed) that are compared between rows."""
-    validators: tuple[str, ...] = ()
-    axes: Axes = field(default_factory=dict)
-
-
-class CorrectionSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    per_call: Annotated[int, Meta(ge=1, le=100)] = 10
-    max_tokens_per_item: Annotated[int, Meta(ge=16)] = 160
-    show: tuple[str, ...] = ()
-    """Fields the judge sees; all of them where empty."""
-    axes: Axes = field(default_factory=dict)
-
-
-class TaskFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """task.toml as it is written."""
-
-    name: Text
-    version: Annotated[int, Meta(ge=1)]
-    description: Text
-    system: str = ""
-    """The system message of every call; none is sent where empty."""
-    labels: Mapping[str, Text]
-    """Label to its meaning, in the order the judge reads them."""
-    fields: Mapping[str, FieldSpec]
-    placement: Placement | None = None
-    contexts: ContextsSpec = field(default_factory=ContextsSpec)
-    seeds: SeedsSpec = field(default_factory=SeedsSpec)
-    instances: InstancesSpec
-    correction: CorrectionSpec = field(default_factory=CorrectionSpec)
+ALL = "all"
+"""The one quota class of a task whose labels are not balanced."""
+NO_LABEL = "none"
+"""What a judge says when no label of the task fits."""
+GOOD = "good"
+"""What a judge says of a free answer that is right."""
 
 
 class Fault(Struct, frozen=True, order=True):
@@ -180,8 +122,10 @@ class Task(Struct, frozen=True, kw_only=True):
     description: str
     system: str
     labels: Mapping[str, str]
+    answer: AnswerSpec | None
     fields: Mapping[str, FieldSpec]
     placement: Placement | None
+    group: GroupSpec | None
     contexts: ContextsSpec
     seeds: SeedsSpec
     instances: InstancesSpec
@@ -200,14 +144,83 @@ class Task(Struct, frozen=True, kw_only=True):
         """Which instance templates there are: labels, values of an axis, or ("",) for just one."""
         return variants(self.labels, self.instances)
 
+    @property
+    def rows_per_call(self) -> int:
+        """How many rows one instance call writes."""
+        return self.group.size if self.group else 1
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What quotas are kept over: labels, positions of the answer, or just `ALL`."""
+        if self.answer is None:
+            return tuple(self.labels)
+        return self.answer.positions or (ALL,)
+
+    def class_of(self, fields: Mapping[str, str], label: str) -> str:
+        """The quota class of a row. ValueError where the answer is none of the choices."""
+        answer = self.answer
+        if answer is None:
+            return label
+        if not answer.positions:
+            return ALL
+        text = fields[answer.text]
+        choices = sorted(dict.fromkeys(fields[answer.choices].split("\n")), key=text.find)
+        return answer.positions[min(choices.index(label), len(answer.positions) - 1)]
+
     def objection(self, fields: Mapping[str, str], label: str) -> str | None:
         """Why these fields are no row of the task with that label, in a few words; None if fine."""
         named = (VALIDATORS[name](fields, label) for name in self.instances.validators)
         return (
             check_fields(self.fields, fields)
             or label_leak(fields, tuple(self.labels))
+            or self._answer_objection(fields, label)
             or next((reason for reason in named if reason), None)
         )
+
+    def _answer_objection(self, fields: Mapping[str, str], label: str) -> str | None:
+        answer = self.answer
+        if answer is None:
+            return None
+        if not label.strip():
+            return "the answer is empty"
+        if unfit := UNFIT.search(label):
+            return f"the answer has the character U+{ord(unfit[0]):04X}"
+        if label.casefold() == NO_LABEL:
+            return f"the answer is {label!r}, which says that there is none"
+        if answer.kind == "choice" and label not in fields[answer.choices].split("\n"):
+            return f"the answer is not among the {answer.choices}"
+        if answer.kind != "free" and label not in fields[answer.text]:
+            return f"the answer does not stand in the {answer.text}"
+        return None
+
+    def group_objection(self, members: Sequence[Mapping[str, str]]) -> str | None:
+        """Why the rows of one call do not go together; None if they do."""
+        if self.group is None:
+            return None
+        named = (GROUP_VALIDATORS[name](members) for name in self.group.validators)
+        return next((reason for reason in named if reason), None)
+
+    def reading(self, fields: Mapping[str, str], planned: str, said: str) -> str:
+        """The label that a judge means by `said`, or `NO_LABEL` where it is none of the row's."""
+        answer = self.answer
+        if answer is None:
+            return said
+        if answer.kind == "free":
+            return planned if said == GOOD else NO_LABEL
+        if answer_form(said) == answer_form(planned):
+            return planned
+        if answer.kind == "choice":
+            same = (c for c in fields[answer.choices].split("\n") if bare(c) == bare(said))
+            return next(same, NO_LABEL)
+        return said.strip() if said.strip() and said.strip() in fields[answer.text] else NO_LABEL
+
+
+def answer_form(text: str) -> str:
+    """What counts as the same answer: case, articles, punctuation and spacing do not.
+
+    The normalisation of SQuAD's evaluation (Rajpurkar et al. 2016).
+    """
+    return bare(" ".join(w for w in text.split() if w.casefold() not in ("a", "an", "the")))
 
 
 def variants(labels: Mapping[str, str], instances: InstancesSpec) -> tuple[str, ...]:
@@ -220,22 +233,42 @@ def variants(labels: Mapping[str, str], instances: InstancesSpec) -> tuple[str, 
 
 
 def placeholders(stage: StageName, spec: TaskFile) -> tuple[str, ...]:
-    """The names a template of the stage may use: the fixed ones, then the stage's axes."""
-    return (*FIXED_PLACEHOLDERS[stage], *getattr(spec, stage).axes)
+    """The names a template of the stage may use: the fixed ones, then the stage's axes.
+
+    An instance is written to a seed of a context, so its templates may use their axes too.
+    """
+    axes = [*getattr(spec, stage).axes]
+    if stage == "instances":
+        axes += [*spec.seeds.axes, *spec.contexts.axes]
+    return (*fixed_placeholders(stage, spec), *dict.fromkeys(axes))
 
 
-FIXED_PLACEHOLDERS: Mapping[StageName, tuple[str, ...]] = {
-    "contexts": ("description", "count"),
-    "seeds": ("description", "count", "context"),
-    "instances": ("description", "seed", "context", "label", "label_meaning"),
-    "correction": ("description", "items", "labels"),
-}
-NEEDED_PLACEHOLDERS: Mapping[StageName, tuple[str, ...]] = {
-    "contexts": ("count",),
-    "seeds": ("count", "context"),
-    "instances": ("seed",),
-    "correction": ("items", "labels"),
-}
+def fixed_placeholders(stage: StageName, spec: TaskFile | Task) -> tuple[str, ...]:
+    """The placeholders that are no axis."""
+    if stage == "contexts":
+        return ("description", "count")
+    if stage == "seeds":
+        return ("description", "count", "context")
+    if stage == "correction":
+        return ("description", "items", *(("labels",) if spec.answer is None else ()))
+    told: tuple[str, ...] = ()
+    if spec.answer is not None:
+        told = ("position",) if spec.answer.positions else ()
+    elif not (spec.group and spec.group.labels):
+        told = ("label", "label_meaning")
+    return ("description", "seed", "context", *told)
+
+
+def needed_placeholders(stage: StageName, spec: TaskFile) -> tuple[str, ...]:
+    """What a stage's templates cannot do without."""
+    if stage == "contexts":
+        return ("count",)
+    if stage == "seeds":
+        return ("count", "context")
+    if stage == "correction":
+        return ("items", "labels") if spec.answer is None else ("items",)
+    position = spec.answer is not None and bool(spec.answer.positions)
+    return ("seed", "position") if position else ("seed",)
 
 
 def prompts_root() -> Path:

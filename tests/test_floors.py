@@ -17,12 +17,13 @@ FLOORS: dict[str, int] = {
     for floor, modules in {
         0: "errors records",
         1: "config control journal parse pipeline plan shards stats"
-        " taskcheck taskread tasks validators",
-        2: "chat chat.http chat.limit chat.retry chat.wire distinct ledger rows rundir",
-        3: "ask commit points slots",
-        4: "probe recover stages",
+        " taskcheck tasklabels taskread tasks taskspec validators words",
+        2: "chat chat.http chat.limit chat.retry chat.wire distinct ledger rows rundir sources"
+        " verdicts",
+        3: "ask commit points settle slots state",
+        4: "corpus probe recover stages",
         5: "embedded opening",
-        6: "manifest preview",
+        6: "endpoint manifest preview",
         7: "engine terminal",
         8: "launch",
         9: f"{PACKAGE} cli",
@@ -32,7 +33,7 @@ FLOORS: dict[str, int] = {
 """Module to floor, as in docs/architecture.md. A module imports from lower floors and, where
 nothing goes round, from its own."""
 
-WINGS = ("simulator",)
+WINGS = ("export", "simulator")
 """Side wings: all their modules import floors 0 and 1 and their own wing."""
 WING_MAY_IMPORT = 1
 MAY_IMPORT_WINGS = 5
@@ -54,7 +55,9 @@ PLACES: dict[str, tuple[str, ...]] = {
     "tomli_w": ("config.py",),
     "uvloop": ("simulator/",),
     "yarl": ("chat/http.py",),
-    **dict.fromkeys(("torch", "transformers", "deepspeed", "datasets"), ()),
+    **dict.fromkeys(("datasets", "huggingface_hub"), ("export/",)),
+    "pyarrow": ("export/", "sources.py"),
+    **dict.fromkeys(("torch", "transformers", "deepspeed"), ()),
 }
 """Third-party package to the files or folders that may import it; "" is everywhere."""
 

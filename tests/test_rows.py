@@ -2,7 +2,6 @@
 
 import pytest
 
-from targen_async.records import Vote
 from targen_async.rows import decide
 
 
@@ -27,5 +26,4 @@ def test_a_strict_majority_of_all_judges_decides(
     votes: str, voters: int, outcome: str, label: str
 ) -> None:
     """A judgement that failed is a vote for nothing: two of three must agree all the same."""
-    cast = [Vote(label=name, explanation="", model="m") for name in votes.split()]
-    assert decide("yes", cast, voters) == (outcome, label)
+    assert decide("yes", votes.split(), voters) == (outcome, label)

@@ -45,8 +45,8 @@ def test_no_slot_is_sent_beyond_the_window_until_the_watermark_moves() -> None:
     async def main() -> None:
         slots = Slots(TASK, plan, control, rows_per_seed=1, random_seed=0, start=0, window=1024)
 
-        async def send(call: SlotCall) -> None:
-            sent.append(call.slot)
+        async def send(rows: tuple[SlotCall, ...]) -> None:
+            sent.extend(call.slot for call in rows)
 
         seeds, incoming = anyio.create_memory_object_stream[Any](5000)
         for index in range(5000):
@@ -95,7 +95,7 @@ def gathered(order: Callable[[list[int]], None], lost: set[int]) -> dict[str, tu
         stream, incoming = anyio.create_memory_object_stream[Any](60)
         for slot in arriving:
             call = SlotCall(
-                slot=slot, key=str(slot), label="neutral", axes={}, seed=seed(slot // 2)
+                slot=slot, key=str(slot), member=0, label="neutral", axes={}, seed=seed(slot // 2)
             )
             stream.send_nowait(answered(call, lost=slot in lost))
         stream.close()

@@ -234,7 +234,7 @@ def test_an_installed_package_ships_its_own_prompts(
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("copla", "there is no task 'copla' (known: boolq, cb, copa"),
+        ("copla", "there is no task 'copla' (known: axb, axg, boolq, cb, copa, "),
         ("", "there is no task ''"),
         ("./copa", "there is no folder './copa'"),
         (Path("copla"), "there is no folder 'copla'"),
@@ -316,7 +316,7 @@ ONE_FAULT = [
     _one(_edit('"axis" }', '"axis" }\nid = { source = "seed" }'), 12, 1, "the name is taken"),
     _one(_edit('"axis" }', '"axis" }\nSeed = { source = "seed" }'), 12, 1, "small letters"),
     _one(_edit('"axis" }', '"axis" }\nx = { source = "output" }'), 12, 7, "there is no output 'x'"),
-    _one(_edit('"axis" }', '"axis" }\nx = { source = "axis" }'), 12, 7, "no instances axis 'x'"),
+    _one(_edit('"axis" }', '"axis" }\nx = { source = "axis" }'), 12, 7, "no instances or seeds axis 'x'"),
     _one(_edit('"axis" }', '"axis" }\nx = { source = "slot" }'), 12, 7, "no slot of [placement]"),
     _one(
         _edit('"axis" }', '"axis" }\nx = { sorce = "seed" }'), 12, 1, "source: the key is missing"

@@ -333,6 +333,7 @@ def test_trap_5_and_6_a_changed_template_asks_again_a_comment_or_a_key_does_not(
     assert len(rows(out)) == 60
     assert "the task was changed" in manifest(out)["identity_broken_by"]
     assert stages["contexts"] <= 4
+    assert manifest(out)["generation"] == 1
 
 
 def test_config_files_and_flags_give_the_same_run(tmp_path: Path) -> None:
