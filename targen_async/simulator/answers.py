@@ -1,7 +1,7 @@
 """The simulated model: a pure function of a request and the settings."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -9,15 +9,42 @@ import orjson
 from msgspec import Struct
 
 from targen_async.records import ChatRequest, Usage
-from targen_async.simulator import boolq, cb, copa, faults, filler
+from targen_async.simulator import (
+    axb,
+    axg,
+    boolq,
+    cb,
+    copa,
+    faults,
+    filler,
+    multirc,
+    record,
+    rte,
+    wic,
+    wsc,
+)
 from targen_async.simulator.contexts import contexts
-from targen_async.simulator.recognise import NO_LABEL, Ask, items_of, recognise
+from targen_async.simulator.recognise import Ask, items_of, recognise
 from targen_async.simulator.settings import SimulatorSettings
+from targen_async.simulator.wish import Grammar, Wish
+from targen_async.tasks import NO_LABEL
 
 _BYTES_PER_TOKEN = 4
 _MESSAGE_TOKENS = 4
 _CHAT = "I am a simulated model: I answer the prompts of targen's tasks and know nothing else."
-_GRAMMARS = ("copa", "cb", "boolq")
+GRAMMARS: Mapping[str, Grammar] = {
+    "axb": axb,
+    "axg": axg,
+    "boolq": boolq,
+    "cb": cb,
+    "copa": copa,
+    "multirc": multirc,
+    "record": record,
+    "rte": rte,
+    "wic": wic,
+    "wsc": wsc,
+}
+"""Task to the module that writes and judges its rows. Other tasks get filler."""
 
 
 class SimulatedAnswer(Struct, frozen=True, kw_only=True):
@@ -63,12 +90,8 @@ def gold(instance: Mapping[str, Any], lexicon: str = "full") -> str | None:
 
 def gold_of(task: str, row: Mapping[str, Any], lexicon: str) -> str | None:
     """`gold` of bare fields."""
-    small = lexicon == "small"
-    if task == "copa":
-        return copa.gold(row, small)
-    if task == "cb":
-        return cb.gold(row, small)
-    return boolq.gold(row, small) if task == "boolq" else None
+    grammar = GRAMMARS.get(task)
+    return grammar.gold(row, lexicon == "small") if grammar else None
 
 
 def prompt_tokens(request: ChatRequest) -> int:
@@ -94,46 +117,37 @@ def _digest(request: ChatRequest, settings: SimulatorSettings) -> int:
 
 def _texts(ask: Ask, settings: SimulatorSettings, rng: random.Random) -> list[str]:
     """Contexts or seeds."""
-    count, small = ask.count(), settings.lexicon == "small"
+    count, small, axes = ask.count(), settings.lexicon == "small", ask.axes()
+    grammar = GRAMMARS.get(ask.task)
     if ask.stage == "contexts":
-        if ask.task == "boolq":
-            return boolq.contexts(rng, count, small)
-        return contexts(rng, count, ask.axes())
-    if ask.task == "copa":
-        return copa.seeds(rng, count, ask.values.get("context", ""), small)
-    if ask.task == "cb":
-        return cb.seeds(rng, count, small)
-    if ask.task == "boolq":
-        return boolq.seeds(rng, count, ask.values.get("context", ""), ask.axes(), small)
+        own = getattr(grammar, "contexts", None)
+        texts: list[str] = own(rng, count, axes, small) if own else contexts(rng, count, axes)
+        return texts
+    if grammar:
+        return grammar.seeds(rng, count, ask.values.get("context", ""), axes, small)
     return filler.seeds(rng, count, ask.known.seeds.kind if ask.known else "sentence")
 
 
 def _instance(
     ask: Ask, settings: SimulatorSettings, rng: random.Random, noisy: bool
-) -> dict[str, str]:
-    small, seed = settings.lexicon == "small", ask.values.get("seed", "").strip()
-    if ask.task == "copa":
-        relation: copa.Relation = "effect" if "effect" in (ask.variant, *ask.axes()) else "cause"
-        return copa.instance(rng, seed, relation, small, noisy)
-    label = ask.label()
-    if noisy:
-        others = [name for name in _labels_of(ask) if name != label]
-        label = rng.choice(others) if others else label
-    if ask.task == "cb":
-        return cb.instance(rng, seed, label or "neutral", ask.axes(), small)
-    if ask.task == "boolq":
-        return boolq.instance(rng, seed, label == "true", ask.axes(), small)
-    bounds = {n: f.words for n, f in ask.known.fields.items()} if ask.known else {}
-    return filler.instance(rng, ask.outputs, label, bounds)
+) -> Mapping[str, str | list[str]]:
+    wish = Wish(
+        seed=ask.values.get("seed", "").strip(),
+        label=ask.label() or "",
+        variant=ask.variant,
+        axes=tuple(ask.axes()),
+        values=ask.values,
+        noisy=noisy,
+    )
+    grammar = GRAMMARS.get(ask.task)
+    if grammar:
+        return grammar.instance(rng, wish, settings.lexicon == "small")
+    return filler.instance(rng, ask, wish)
 
 
 def _labels_of(ask: Ask) -> tuple[str, ...]:
-    known = {
-        "copa": ("choice1", "choice2"),
-        "cb": ("entailment", "contradiction", "neutral"),
-        "boolq": ("true", "false"),
-    }
-    return ask.labels or known.get(ask.task, ())
+    grammar = GRAMMARS.get(ask.task)
+    return ask.labels or (grammar.LABELS if grammar else ())
 
 
 def _verdicts(
@@ -144,8 +158,7 @@ def _verdicts(
     for row in items_of(ask):
         label = _judged(ask, settings, row) or NO_LABEL
         if luck.random() < settings.corrector_error:
-            others = [name for name in labels if name != label]
-            label = luck.choice(others) if others else label
+            label = _another(luck, _choices(ask, labels, row), label)
             done.append("corrector_error")
         verdicts.append({"id": str(row["id"]), "explanation": _reason(label), "label": label})
     if verdicts and luck.random() < settings.missing_ids:
@@ -155,11 +168,28 @@ def _verdicts(
 
 
 def _judged(ask: Ask, settings: SimulatorSettings, row: Mapping[str, Any]) -> str | None:
-    if ask.task == "copa":
-        return copa.judge(row, settings.lexicon == "small")
-    if ask.task in _GRAMMARS:
-        return gold_of(ask.task, row, settings.lexicon)
-    return filler.judge(row, _labels_of(ask))
+    grammar = GRAMMARS.get(ask.task)
+    if grammar is None:
+        return filler.judge(ask, _labels_of(ask), row)
+    judge = getattr(grammar, "judge", grammar.gold)
+    label: str | None = judge(row, settings.lexicon == "small")
+    return label
+
+
+def _choices(ask: Ask, labels: Sequence[str], row: Mapping[str, Any]) -> Sequence[str]:
+    """What a judge could say of the row: the labels or, where they are open, texts of the row."""
+    answer_of = ask.known.answer if ask.known else None
+    if labels or answer_of is None:
+        return labels
+    if answer_of.kind == "choice":
+        return str(row.get(answer_of.choices, "")).splitlines()
+    return str(row.get(answer_of.text, "")).split()
+
+
+def _another(luck: random.Random, choices: Sequence[str], label: str) -> str:
+    """One of the choices that is not the label; where there is none, "none" is one."""
+    others = [name for name in choices if name != label] or [NO_LABEL]
+    return luck.choice(others)
 
 
 def _reason(label: str) -> str:

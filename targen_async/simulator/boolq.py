@@ -15,7 +15,9 @@ from targen_async.simulator.lexicon import (
     data,
     town,
 )
+from targen_async.simulator.wish import Wish
 
+LABELS: tuple[str, ...] = ("true", "false")
 _INTRO = (
     "{X} is a well-known sight in {town}, a town with a long history.",
     "{X} stands near the centre of {town} and attracts guests from far away.",
@@ -114,7 +116,7 @@ def grammar(small: bool) -> Grammar:
     return Grammar(small)
 
 
-def contexts(rng: random.Random, count: int, small: bool) -> list[str]:
+def contexts(rng: random.Random, count: int, axes: Sequence[str], small: bool) -> list[str]:
     """`count` distinct subjects, each a kind of place and a side of it."""
     words, world = grammar(small), data("boolq")["subjects"]
     kinds = [kind.lower() for group in words.kinds.values() for kind in group]
@@ -128,13 +130,13 @@ def contexts(rng: random.Random, count: int, small: bool) -> list[str]:
 
 
 def seeds(
-    rng: random.Random, count: int, context: str, wishes: Sequence[str], small: bool
+    rng: random.Random, count: int, context: str, axes: Sequence[str], small: bool
 ) -> list[str]:
-    """`count` passages about a place of the context's kind; a wish may hold a number of words."""
+    """`count` passages about a place of the context's kind; an axis may hold a number of words."""
     words = grammar(small)
     subject = context.partition(":")[0].lower()
     named = [kind for kind in words.group_of if re.search(rf"\b{kind}\b", subject)]
-    sizes = (re.search(r"(\d+) to (\d+) words", wish) for wish in wishes)
+    sizes = (re.search(r"(\d+) to (\d+) words", value) for value in axes)
     size = next((int(found.group(2)) for found in sizes if found), 110)
     return [_passage(rng, words, named, size) for _ in range(count)]
 
@@ -177,14 +179,13 @@ def _say(text: str, it: str, value: str) -> str:
     return text.format(It=capital(it), it=it, v=value)
 
 
-def instance(
-    rng: random.Random, passage: str, answer: bool, wishes: Sequence[str], small: bool
-) -> dict[str, str]:
+def instance(rng: random.Random, wish: Wish, small: bool) -> dict[str, str | list[str]]:
     """A question about the passage whose answer is yes or no as asked.
 
-    A wish may name the first words ("is or are") or ask for a search query in lower case.
+    An axis may name the first words ("is or are") or ask for a search query in lower case.
     """
-    words = grammar(small)
+    words, passage = grammar(small), wish.seed
+    answer = (wish.label == "true") != wish.noisy
     place = _place(passage, words)
     against = "no" if answer else "yes"
     facts = words.read_facts(passage) if place else []
@@ -194,10 +195,12 @@ def instance(
         if value != against
         for phrase in fact.questions
     ]
-    query = any("lower case" in wish for wish in wishes)
+    query = any("lower case" in value for value in wish.axes)
     if not askable or place is None:
         return _word_question(rng, passage, answer, query)
-    openings = {word for wish in wishes if "query" not in wish for word in _OPENING.findall(wish)}
+    openings = {
+        word for value in wish.axes if "query" not in value for word in _OPENING.findall(value)
+    }
     opened = [entry for entry in askable if entry[0].partition(" ")[0] in openings]
     text, fact, value = rng.choice(opened or askable)
     asked = value
@@ -236,7 +239,9 @@ def _place(passage: str, words: Grammar) -> str | None:
     return f"the {match.group(1)}" if match else None
 
 
-def _word_question(rng: random.Random, passage: str, answer: bool, query: bool) -> dict[str, str]:
+def _word_question(
+    rng: random.Random, passage: str, answer: bool, query: bool
+) -> dict[str, str | list[str]]:
     """About any passage at all: whether a word occurs in it."""
     present = sorted(set(_TOKEN.findall(passage.lower())))
     absent = [word for word in _ABSENT if word not in present]

@@ -17,7 +17,9 @@ from targen_async.simulator.lexicon import (
     person_slots,
     town,
 )
+from targen_async.simulator.wish import Wish
 
+LABELS: tuple[str, ...] = ("entailment", "contradiction", "neutral")
 _PLAIN_START = re.compile(
     "(?:the|an?|it|there|his|her|their|my|our|this|that|these|those|some|many|most|all|no|in|on"
     "|at|every|each|two|three|several|he|she|they|we|you)",
@@ -63,7 +65,9 @@ def grammar(small: bool) -> Grammar:
     return Grammar(small)
 
 
-def seeds(rng: random.Random, count: int, small: bool) -> list[str]:
+def seeds(
+    rng: random.Random, count: int, context: str, axes: Sequence[str], small: bool
+) -> list[str]:
     """`count` distinct plain statements."""
     words = grammar(small)
     found: dict[str, None] = {}
@@ -82,18 +86,19 @@ def seeds(rng: random.Random, count: int, small: bool) -> list[str]:
     return list(found)
 
 
-def instance(
-    rng: random.Random, statement: str, label: str, wishes: Sequence[str], small: bool
-) -> dict[str, str]:
-    """Premise and hypothesis for one statement. A wish may name a form, such as "a question"."""
+def instance(rng: random.Random, wish: Wish, small: bool) -> dict[str, str | list[str]]:
+    """Premise and hypothesis for one statement. An axis may name a form, such as "a question"."""
     words = grammar(small)
-    clause = _clause(statement)
-    choices = words.frames.get(label) or words.frames["neutral"]
-    forms = [form for form in choices if any(form in wish for wish in wishes)]
+    clause = _clause(wish.seed)
+    label = wish.label if wish.label in LABELS else "neutral"
+    if wish.noisy:
+        label = rng.choice([other for other in LABELS if other != label])
+    choices = words.frames[label]
+    forms = [form for form in choices if any(form in value for value in wish.axes)]
     wanted = [phrase for form in forms for phrase in choices[form]]
     frame = rng.choice(wanted or [p for phrases in choices.values() for p in phrases])
     name, he = rng.choice(people(small))
-    while name in statement:
+    while name in wish.seed:
         name, he = rng.choice(people(small))
     # The statement may hold braces of its own, so it is put in last.
     before, after = (part.format_map(person_slots(name, he)) for part in frame.text.split("{s}"))
@@ -105,7 +110,7 @@ def instance(
     return {
         "premise": premise,
         "hypothesis": capital(clause) + ".",
-        "explanation": _REASONS.get(label, _REASONS["neutral"]),
+        "explanation": _REASONS[label],
     }
 
 

@@ -21,8 +21,10 @@ from targen_async.simulator.lexicon import (
     person_slots,
     pronoun_of,
 )
+from targen_async.simulator.wish import Wish
 
 Relation = Literal["cause", "effect"]
+LABELS: tuple[str, ...] = ("choice1", "choice2")
 _PREMISE_WORDS = 20
 
 
@@ -93,7 +95,9 @@ def grammar(small: bool) -> Grammar:
     return Grammar(small)
 
 
-def seeds(rng: random.Random, count: int, context: str, small: bool) -> list[str]:
+def seeds(
+    rng: random.Random, count: int, context: str, axes: Sequence[str], small: bool
+) -> list[str]:
     """`count` distinct premises, from frames that fit the context where any do."""
     words = grammar(small)
     fitting = {
@@ -115,12 +119,11 @@ def seeds(rng: random.Random, count: int, context: str, small: bool) -> list[str
     return list(found)
 
 
-def instance(
-    rng: random.Random, premise: str, relation: Relation, small: bool, wrong_label: bool
-) -> dict[str, str]:
+def instance(rng: random.Random, wish: Wish, small: bool) -> dict[str, str | list[str]]:
     """The outputs for one premise; right and wrong change places where the label shall be wrong."""
     words = grammar(small)
-    frame, bound = _frame_of(words, premise)
+    relation: Relation = "effect" if "effect" in (wish.variant, *wish.axes) else "cause"
+    frame, bound = _frame_of(words, wish.seed)
     name = bound.get("Name")
     person = person_slots(name, pronoun_of(name)) if name else person_slots("", rng.random() < 0.5)
     person.pop("Name")
@@ -130,7 +133,7 @@ def instance(
     wrong = words.draw(rng, rng.choice(stranger.choices[kind]), person)
     said = "could well have led to this" if relation == "cause" else "may well come of this"
     explanation = f"That {_lowered(right)} {said}; the other sentence has nothing to do with it."
-    if wrong_label:
+    if wish.noisy:
         right, wrong = wrong, right
     return {"right": right, "wrong": wrong, "explanation": explanation}
 

@@ -1,18 +1,26 @@
 """Texts for a task without a grammar: made-up words, some from a lexicon of the label's own.
 
-The judge counts whose words a row holds, so the label can be recovered from the text alone.
+The judge counts whose words a row holds, so the label can be recovered from the text alone. Where
+the label is open, the answer is the word or choice of the least checksum.
 """
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from targen_async.simulator.lexicon import capital
+from targen_async.simulator.recognise import Ask
+from targen_async.simulator.wish import Wish
+from targen_async.tasks import GOOD
 
 _SHARED = "*"
+_CHOICES = 5
+_ENTRIES = 3
 _WORD = re.compile(r"[a-z]+")
+_LONG_WORD = re.compile(r"[^\W\d_]{4,}")
 
 
 @cache
@@ -43,25 +51,118 @@ def seeds(rng: random.Random, count: int, kind: str) -> list[str]:
     return [" ".join(sentence(rng, None) for _ in range(sentences)) for _ in range(count)]
 
 
-def instance(
-    rng: random.Random,
-    outputs: Sequence[str],
-    label: str | None,
-    words: Mapping[str, tuple[int, int] | None],
-) -> dict[str, str]:
-    """One text an output. `words` bounds the outputs' lengths where the task is known."""
-    texts: dict[str, str] = {}
-    for name in outputs:
-        least, most = words.get(name) or (6, 12)
+def instance(rng: random.Random, ask: Ask, wish: Wish) -> dict[str, str | list[str]]:
+    """One text an output, in the words of its row's label and within the bounds of its field."""
+    task, texts = ask.known, dict[str, str | list[str]]()
+    answer = task.answer if task else None
+    members = _member_labels(rng, ask, wish)
+    bounds = {
+        output: field.words
+        for name, field in (task.fields.items() if task else ())
+        for output in (field.outputs or (name,))
+    }
+    for name in ask.outputs:
+        least, most = bounds.get(name) or (6, 12)
         count = rng.randint(least, min(most, least + 6))
-        texts[name] = (
-            "These words go together." if name == "explanation" else sentence(rng, label, count)
-        )
+        # The words of a bound of 0 to 0 are none, and an output needs some.
+        text = sentence(rng, members.get(name, members[""]), max(1, count))
+        texts[name] = "These words go together." if name == "explanation" else text
+    if answer and answer.kind == "free":
+        texts[answer.output] = sentence(rng, None if wish.noisy else GOOD)
+    elif task and answer:
+        given = texts.get(answer.text) if task.fields[answer.text].source == "output" else wish.seed
+        words = list(dict.fromkeys(_LONG_WORD.findall(str(given)))) or str(given).split()
+        if answer.kind == "choice":
+            position = answer.positions.index(wish.label) if wish.label in answer.positions else 0
+            words = _chosen(rng, words, str(given), position)
+            texts[answer.choices] = "\n".join(words)
+        texts[answer.output] = _pick(rng, words, wish.noisy)
+    for name in ask.lists:
+        texts[name] = _entries(str(texts[name]))
     return texts
 
 
-def judge(row: Mapping[str, Any], labels: Sequence[str]) -> str | None:
-    """The label whose words the row holds most of; None where it holds none."""
+def _member_labels(rng: random.Random, ask: Ask, wish: Wish) -> dict[str, str | None]:
+    """Output to the label in whose words it is written; "" is what is not named.
+
+    What members of different labels share is written in words of no label.
+    """
+    group = ask.known.group if ask.known else None
+
+    def written(label: str) -> str | None:
+        others = [name for name in ask.labels if name != label]
+        return (rng.choice(others) if wish.noisy and others else label) or None
+
+    if ask.known and ask.known.answer:
+        return {"": None}
+    if ask.known is None or group is None or not group.labels:
+        return {"": written(wish.label)}
+    labels: dict[str, str | None] = {"": None}
+    said = [written(label) for label in group.labels]
+    for field in ask.known.fields.values():
+        labels.update(zip(field.outputs, said, strict=False))
+    return labels
+
+
+def _chosen(rng: random.Random, words: Sequence[str], text: str, position: int) -> list[str]:
+    """Some of the words, so that the one to answer stands at that position among them.
+
+    In any order: the position is the one of the first mentions in the text. Where no word has
+    enough others before it, the answer is as late as can be.
+    """
+    ordered = sorted(words, key=text.find)
+    before: dict[str, list[str]] = {
+        word: [w for w in ordered[:place] if _checksum(w) > _checksum(word)]
+        for place, word in enumerate(ordered)
+    }
+    most = max(map(len, before.values()), default=0)
+    fitting = [word for word in ordered if len(before[word]) >= min(position, most)]
+    if not fitting:
+        return list(words)
+    answer = rng.choice(fitting)
+    later = [
+        word for word in ordered[ordered.index(answer) + 1 :] if _checksum(word) > _checksum(answer)
+    ]
+    first = rng.sample(before[answer], min(position, len(before[answer])))
+    others = rng.sample(later, min(len(later), max(1, _CHOICES - 1 - len(first))))
+    chosen = [answer, *first, *others]
+    rng.shuffle(chosen)
+    return chosen
+
+
+def _checksum(word: str) -> int:
+    return zlib.crc32(word.encode())
+
+
+def _least(words: Iterable[str]) -> str | None:
+    return min(words, key=_checksum, default=None)
+
+
+def _pick(rng: random.Random, words: Sequence[str], noisy: bool) -> str:
+    """The answer among the words, or one that is not."""
+    answer = _least(words) or ""
+    others = [word for word in words if word != answer]
+    return rng.choice(others) if noisy and others else answer
+
+
+def _entries(text: str) -> list[str]:
+    """The lines of a text, or parts of its one line."""
+    lines = text.split("\n")
+    if len(lines) > 1:
+        return lines
+    words = text.rstrip(".").split()
+    size = -(-len(words) // _ENTRIES)
+    return [" ".join(words[start : start + size]) for start in range(0, len(words), size)]
+
+
+def judge(ask: Ask, labels: Sequence[str], row: Mapping[str, Any]) -> str | None:
+    """The label whose words the row holds most of, or the answer; None where it holds none."""
+    answer = ask.known.answer if ask.known else None
+    if answer and answer.kind == "choice":
+        return _least(str(row.get(answer.choices, "")).splitlines())
+    if answer and answer.kind == "extract":
+        text = str(row.get(answer.text, ""))
+        return _least(_LONG_WORD.findall(text) or text.split())
     text = " ".join(str(value) for name, value in row.items() if name not in ("id", "label"))
     found = set(_WORD.findall(text.lower()))
     shared = set(words_of(_SHARED))

@@ -10,18 +10,25 @@ from msgspec import Struct
 
 from targen_async.errors import TargenError
 from targen_async.records import ChatRequest, StageName
-from targen_async.tasks import Task, Template, list_tasks, load_task
-
-NO_LABEL = "none"
-"""What a judge says where no label fits."""
+from targen_async.tasks import GOOD, NO_LABEL, Task, Template, list_tasks, load_task
 
 _NAME = re.compile(r"(.+?)[-.](contexts|seeds|instances|correction)(?:[-.](.*))?")
 _NOTE = re.compile(r"\n\n(?=[^\n]*\bJSON\b)(?P<note>[^\n]*)\s*\Z")
 _LINE = re.compile(r"^\W{0,4}([A-Za-z_][\w ]{0,30}?)\W{0,2}[:=][ \t]*(\S[^\n]*)$", re.MULTILINE)
-_EXAMPLE_KEY = re.compile(r'"(\w+)": "')
+_EXAMPLE_KEY = re.compile(r'"(\w+)": (?:"|(?P<list>\[))')
 _EXAMPLE_LABELS = re.compile(r'"label": ("[^"]+"(?: or "[^"]+")*)')
 _FIXED = frozenset(
-    ("description", "count", "context", "seed", "label", "label_meaning", "items", "labels")
+    [
+        "description",
+        "count",
+        "context",
+        "seed",
+        "label",
+        "label_meaning",
+        "position",
+        "items",
+        "labels",
+    ]
 )
 _STAGES: tuple[StageName, ...] = get_args(StageName)
 
@@ -36,6 +43,8 @@ class Ask(Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...]
     outputs: tuple[str, ...]
     """The keys of an instance's answer."""
+    lists: tuple[str, ...]
+    """Those of them that hold a list of texts."""
     known: Task | None
 
     def count(self, default: int = 10) -> int:
@@ -48,7 +57,12 @@ class Ask(Struct, frozen=True, kw_only=True):
         return [text.lower() for name, text in self.values.items() if name not in _FIXED]
 
     def label(self) -> str | None:
-        """The label an instance shall have, as far as the prompt tells."""
+        """The label an instance shall have, as far as the prompt tells.
+
+        Of an open label the prompt tells at most the position that it shall have.
+        """
+        if self.known and self.known.answer:
+            return self.values.get("position", "").strip() or None
         given = self.values.get("label", "").strip()
         if given and (not self.labels or given in self.labels):
             return given
@@ -81,6 +95,7 @@ def recognise(request: ChatRequest, folders: tuple[str, ...]) -> Ask | None:
         values=values,
         labels=_labels(task, request.json_schema, note),
         outputs=_outputs(task, request.json_schema, note),
+        lists=_lists(task, request.json_schema, note),
         known=task,
     )
 
@@ -158,14 +173,14 @@ def _all_templates(folders: tuple[str, ...]) -> tuple[tuple[Task, str, str, Temp
 
 def _labels(task: Task | None, schema: Mapping[str, Any] | None, note: str) -> tuple[str, ...]:
     if task:
-        return tuple(task.labels)
+        return (GOOD,) if task.answer and task.answer.kind == "free" else tuple(task.labels)
     try:
         item = (schema or {})["properties"]["items"]["items"]
         labels = item["properties"]["label"]["enum"]
     except (KeyError, TypeError):
         shown = _EXAMPLE_LABELS.search(note)
         labels = re.findall(r'"([^"]+)"', shown.group(1)) if shown else ()
-    return tuple(str(label) for label in labels if label != NO_LABEL)
+    return tuple(str(label) for label in labels if label not in (NO_LABEL, "…"))
 
 
 def _outputs(task: Task | None, schema: Mapping[str, Any] | None, note: str) -> tuple[str, ...]:
@@ -173,7 +188,16 @@ def _outputs(task: Task | None, schema: Mapping[str, Any] | None, note: str) -> 
         return tuple(schema["properties"])
     if task:
         return tuple(task.instances.outputs)
-    return tuple(_EXAMPLE_KEY.findall(note))
+    return tuple(found.group(1) for found in _EXAMPLE_KEY.finditer(note))
+
+
+def _lists(task: Task | None, schema: Mapping[str, Any] | None, note: str) -> tuple[str, ...]:
+    if schema and isinstance(schema.get("properties"), Mapping):
+        parts = schema["properties"].items()
+        return tuple(n for n, of in parts if isinstance(of, Mapping) and of.get("type") == "array")
+    if task:
+        return tuple(task.instances.lists)
+    return tuple(found.group(1) for found in _EXAMPLE_KEY.finditer(note) if found["list"])
 
 
 def items_of(ask: Ask) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 from targen_async.parse import list_form, outputs_form, verdicts_form
 from targen_async.records import ChatRequest, Message
 from targen_async.simulator import SimulatedAnswer, SimulatorSettings, answer
-from targen_async.tasks import Task, load_task
+from targen_async.tasks import GOOD, Task, load_task
 
 HONEST = SimulatorSettings()
 SMALL = SimulatorSettings(lexicon="small")
@@ -25,15 +25,13 @@ def request(
     max_tokens: int = 8192,
 ) -> ChatRequest:
     """A request of one stage. Axes that `values` leaves out get a value by the seed."""
-    axes = {
-        name: random.Random(f"{seed}{name}").choice(options)
-        for name, options in getattr(task, stage).axes.items()
-    }
+    axes = axes_of(task, stage, seed)
+    free = task.answer is not None and task.answer.kind == "free"
     form = {
         "contexts": list_form("contexts"),
         "seeds": list_form("seeds"),
-        "instances": outputs_form(tuple(task.instances.outputs)),
-        "correction": verdicts_form(tuple(task.labels)),
+        "instances": outputs_form(tuple(task.instances.outputs), task.instances.lists),
+        "correction": verdicts_form((GOOD,) if free else tuple(task.labels)),
     }[stage]
     template = task.templates[f"{stage}.{variant}" if variant else stage]
     text = template.render({"description": task.description, **axes, **values})
@@ -52,6 +50,16 @@ def request(
         schema_name=None if plain else "-".join(p for p in (task.name, stage, variant) if p),
         json_schema=None if plain else form.schema,
     )
+
+
+def axes_of(task: Task, stage: str, seed: int) -> dict[str, str]:
+    """A value for every axis that a template of the stage may name, by the seed."""
+    stages = ("contexts", "seeds", "instances") if stage == "instances" else (stage,)
+    return {
+        name: random.Random(f"{seed}{name}").choice(options)
+        for of in stages
+        for name, options in getattr(task, of).axes.items()
+    }
 
 
 def correction_request(
@@ -74,7 +82,7 @@ def content(said: SimulatedAnswer) -> Any:
 
 
 class Made:
-    """One generated row: its texts, the label asked for, and what the answer's faults were."""
+    """One generated row: its texts, its label before correction, and the answer's faults."""
 
     def __init__(
         self,
@@ -82,8 +90,12 @@ class Made:
         fields: dict[str, str],
         outputs: dict[str, str],
         faults: tuple[str, ...] = (),
+        planned: str = "",
+        member: int = 0,
     ) -> None:
         self.label, self.fields, self.outputs, self.faults = label, fields, outputs, faults
+        self.planned, self.member = planned, member
+        """The quota class asked for, and the row's place in its group."""
 
 
 def make_contexts(task: Task, count: int, settings: SimulatorSettings = HONEST) -> list[str]:
@@ -118,47 +130,84 @@ def make_row(
     seed: int,
     settings: SimulatorSettings = HONEST,
 ) -> Made:
-    """One row, its position placed by the label as the engine does."""
-    axis = ["cause", "effect"][seed // 2 % 2]
+    """One row, or the first of its group."""
+    return make_group(task, context, seed_text, label, seed=seed, settings=settings)[0]
+
+
+def make_group(
+    task: Task,
+    context: str,
+    seed_text: str,
+    planned: str,
+    *,
+    seed: int,
+    settings: SimulatorSettings = HONEST,
+) -> list[Made]:
+    """The rows of one call, as the engine lays them out; most often one.
+
+    `planned` is a label, or the position of an open one.
+    """
+    axes = axes_of(task, "instances", seed)
+    by = task.instances.template_by
+    if by and by != "label":
+        axes[by] = task.variants()[seed // 2 % len(task.variants())]
     values = {
+        **axes,
         "context": context,
         "seed": seed_text,
-        "label": label,
-        "label_meaning": task.labels[label],
+        "label": planned,
+        "label_meaning": task.labels.get(planned, ""),
+        "position": planned,
     }
-    if task.name == "copa":
-        values["question"] = axis
-    variant = {"": "", "label": label, "question": axis}[task.instances.template_by or ""]
-    asked = request(task, "instances", values, variant=variant, seed=seed)
-    said = answer(asked, settings)
-    outputs = content(said)
-    fields: dict[str, str] = {}
-    for name, spec in task.fields.items():
-        if spec.source == "seed":
-            fields[name] = seed_text
-        elif spec.source == "output":
-            fields[name] = outputs[name]
-        elif spec.source == "axis":
-            fields[name] = values[name]
-        elif spec.source == "slot":
-            fields[name] = outputs["right" if name == label else "wrong"]
-    return Made(label, fields, outputs, said.faults)
+    variant = "" if by is None else planned if by == "label" else axes[by]
+    said = answer(request(task, "instances", values, variant=variant, seed=seed), settings)
+    outputs = {
+        name: "\n".join(value) if isinstance(value, list) else value
+        for name, value in content(said).items()
+    }
+    labels = (task.group and task.group.labels) or (planned,) * task.rows_per_call
+    rows: list[Made] = []
+    for member, label in enumerate(labels):
+        fields: dict[str, str] = {}
+        for name, spec in task.fields.items():
+            if spec.source == "seed":
+                fields[name] = seed_text
+            elif spec.source == "output":
+                fields[name] = outputs[spec.outputs[member] if spec.outputs else name]
+            elif spec.source == "axis":
+                fields[name] = axes[name]
+            elif spec.source == "slot":
+                fields[name] = outputs["right" if name == label else "wrong"]
+        known = outputs[task.answer.output] if task.answer else label
+        rows.append(Made(known, fields, outputs, said.faults, planned, member))
+    return rows
 
 
 def make_rows(task_name: str, count: int, settings: SimulatorSettings = HONEST) -> list[Made]:
     """Rows as a run would make them: 200 contexts, labels in turn, rows_per_seed rows a seed."""
     task = load_task(task_name)
     contexts = make_contexts(task, min(200, max(10, count // 5 // 10 * 10)), settings)
-    per_seed = task.instances.rows_per_seed
-    seeds = make_seeds(task, contexts, -(-count // per_seed), settings)
-    labels = list(task.labels)
-    return [
-        make_row(
-            task,
-            *seeds[number // per_seed],
-            labels[number % len(labels)],
-            seed=number,
-            settings=settings,
+    per_call = task.rows_per_call
+    calls = -(-count // per_call)
+    per_seed = task.instances.rows_per_seed // per_call
+    seeds = make_seeds(task, contexts, -(-calls // per_seed), settings)
+    rows: list[Made] = []
+    for number in range(calls):
+        planned = task.classes[number % len(task.classes)]
+        found = make_group(
+            task, *seeds[number // per_seed], planned, seed=number, settings=settings
         )
-        for number in range(count)
-    ]
+        rows += found
+    return rows[:count]
+
+
+def distinct_text(task: Task, row: Made) -> str:
+    """What is compared between rows: of outputs that differ in a group, the row's own."""
+    others = {
+        output
+        for spec in task.fields.values()
+        for member, output in enumerate(spec.outputs)
+        if member != row.member
+    }
+    names = [name for name in task.instances.distinct_on if name not in others]
+    return "\n".join(row.outputs[name] for name in names)

@@ -11,31 +11,37 @@ from msgspec.structs import replace
 from targen_async.parse import list_form, outputs_form, verdicts_form
 from targen_async.records import ChatRequest, Message
 from targen_async.simulator import SimulatedAnswer, SimulatorSettings, answer, filler
-from targen_async.tasks import load_task
+from targen_async.simulator.answers import GRAMMARS
+from targen_async.tasks import GOOD, Task, load_task
 
 from .asking import (
     HONEST,
+    Made,
     content,
     correction_request,
     make_contexts,
+    make_group,
     make_rows,
     make_seeds,
     request,
 )
 
-TASKS = ("copa", "cb", "boolq")
+TASKS = tuple(GRAMMARS)
 CONTEXT = "A family kitchen on a rainy Saturday with two old friends"
 
 
 def four_stages(name: str, seed: int, plain: bool = False) -> list[ChatRequest]:
     task = load_task(name)
     row = make_rows(name, 10)[seed % 10]
-    label = row.label
-    variant = {"label": label, "question": "cause"}[task.instances.template_by or ""]
+    planned = row.planned
+    by = task.instances.template_by
+    variant = {None: "", "label": planned}.get(by, task.variants()[0])
     seed_text = next(iter(row.fields.values()))
-    values = {"context": CONTEXT, "seed": seed_text, "label": label, "label_meaning": "so"}
-    if task.name == "copa":
-        values["question"] = "cause"
+    meaning = task.labels.get(planned, "")
+    values = {"context": CONTEXT, "seed": seed_text, "label": planned, "label_meaning": meaning}
+    values["position"] = planned
+    if by and by != "label":
+        values[by] = variant
     return [
         request(task, "contexts", {"count": "10"}, seed=seed, plain=plain),
         request(task, "seeds", {"count": "3", "context": CONTEXT}, seed=seed, plain=plain),
@@ -73,7 +79,11 @@ def test_plain_mode_is_recognised_by_the_template(name: str) -> None:
     assert len(content(said[0])["contexts"]) == 10
     assert len(content(said[1])["seeds"]) == 3
     assert set(content(said[2])) == set(load_task(name).instances.outputs)
-    assert content(said[3])["items"][0]["label"] in load_task(name).labels
+    task = load_task(name)
+    label = content(said[3])["items"][0]["label"]
+    assert label in task.labels if task.labels else label not in ("", "none")
+    for name in task.instances.lists:
+        assert isinstance(content(said[2])[name], list)
 
 
 def test_a_prompt_of_no_task_gets_a_plain_answer() -> None:

@@ -1,4 +1,4 @@
-"""The three grammars: true labels, distinct texts, and texts the task accepts."""
+"""The grammars, asked as an endpoint: true labels, distinct texts, and texts the task accepts."""
 
 import math
 import random
@@ -8,23 +8,29 @@ from collections.abc import Sequence
 
 import pytest
 
-from targen_async.simulator import SimulatorSettings, answer, boolq, cb, copa, gold
+from targen_async.simulator import SimulatorSettings, answer, axg, boolq, cb, copa, gold, wic, wsc
+from targen_async.simulator.answers import GRAMMARS
 from targen_async.simulator.contexts import tags_of
-from targen_async.tasks import load_task
+from targen_async.simulator.wish import Wish
+from targen_async.tasks import list_tasks, load_task
+from targen_async.words import inflections
 
 from .asking import (
     HONEST,
     SMALL,
+    Made,
     content,
     correction_request,
+    distinct_text,
     make_contexts,
+    make_group,
     make_row,
     make_rows,
     make_seeds,
     request,
 )
 
-TASKS = ("copa", "cb", "boolq")
+TASKS = tuple(GRAMMARS)
 
 
 def grams(text: str) -> frozenset[str]:
@@ -70,25 +76,48 @@ def test_the_near_duplicate_measure_is_exact() -> None:
     assert 0 < near_duplicates(texts) == slow / len(texts) < 1
 
 
+def test_every_shipped_task_has_a_grammar() -> None:
+    assert sorted(GRAMMARS) == list_tasks()
+    for name, grammar in GRAMMARS.items():
+        assert tuple(load_task(name).labels) == grammar.LABELS
+
+
+def groups_of(name: str, rows: Sequence[Made]) -> list[list[Made]]:
+    size = load_task(name).rows_per_call
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
 @pytest.mark.parametrize("settings", [HONEST, SMALL], ids=["full", "small"])
 @pytest.mark.parametrize("name", TASKS)
 def test_every_row_has_the_label_asked_for_and_passes_the_tasks_checks(
     name: str, settings: SimulatorSettings
 ) -> None:
     task = load_task(name)
-    for row in make_rows(name, 1000, settings):
+    rows = make_rows(name, 1000, settings)
+    for row in rows:
         assert gold({**row.fields, "task": name}, settings.lexicon) == row.label, row.fields
         assert task.objection(row.fields, row.label) is None, row.fields
+    for members in groups_of(name, rows):
+        assert task.group_objection([row.fields for row in members]) is None, members[0].fields
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_label_noise_contradicts_the_label_at_its_rate(name: str) -> None:
+    task = load_task(name)
     rows = make_rows(name, 1000, SimulatorSettings(label_noise=0.2))
-    for row in rows:
-        # The noise is in the text: the true label differs wherever it struck and nowhere else.
-        assert (gold({**row.fields, "task": name}) != row.label) == ("label_noise" in row.faults)
-        assert gold({**row.fields, "task": name}) in load_task(name).labels
-    assert 0.16 < sum("label_noise" in row.faults for row in rows) / 1000 < 0.24
+    groups = groups_of(name, rows)
+    for members in groups:
+        wrong = [gold({**row.fields, "task": name}) != row.label for row in members]
+        # The noise is in the text: a true label differs wherever it struck and nowhere else.
+        assert any(wrong) == ("label_noise" in members[0].faults)
+        for row in members:
+            assert task.objection(row.fields, row.label) is None, row.fields
+            found = gold({**row.fields, "task": name})
+            choices = row.fields["entities"].splitlines() if task.answer else task.labels
+            assert found in choices
+        assert task.group_objection([row.fields for row in members]) is None, members[0].fields
+    struck = sum("label_noise" in members[0].faults for members in groups)
+    assert 0.16 < struck / len(groups) < 0.25
 
 
 @pytest.mark.parametrize(("error", "least", "most"), [(0.0, 0, 0), (0.2, 160, 240)])
@@ -102,7 +131,9 @@ def test_the_judge_errs_at_its_rate(name: str, error: float, least: int, most: i
         asked = correction_request(task, [row.fields for row in block], seed=start)
         items = content(answer(asked, settings))["items"]
         assert [item["id"] for item in items] == [f"r{n}" for n in range(10)]
-        assert all(item["label"] in task.labels for item in items)
+        for item, row in zip(items, block, strict=True):
+            choices = row.fields["entities"].splitlines() if task.answer else task.labels
+            assert item["label"] in choices
         wrong += sum(item["label"] != row.label for item, row in zip(items, block, strict=True))
     assert least <= wrong <= most
 
@@ -111,9 +142,12 @@ def test_the_judge_errs_at_its_rate(name: str, error: float, least: int, most: i
 def test_five_thousand_rows_are_distinct(name: str) -> None:
     task = load_task(name)
     rows = make_rows(name, 5000)
-    texts = ["\n".join(row.outputs[key] for key in task.instances.distinct_on) for row in rows]
-    assert duplicates(texts) < 0.02
-    assert near_duplicates(texts) < 0.05
+    texts = [distinct_text(task, row) for row in rows]
+    # The members of a group are not compared with each other: one after the other is looked at.
+    for member in range(task.rows_per_call):
+        own = texts[member :: task.rows_per_call]
+        assert duplicates(own) < 0.02
+        assert near_duplicates(own) < 0.05
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -121,8 +155,12 @@ def test_contexts_and_seeds_are_distinct_and_in_bounds(name: str) -> None:
     task = load_task(name)
     contexts = make_contexts(task, 200)
     seeds = [text for _, text in make_seeds(task, contexts, 5000)]
-    assert duplicates(contexts) < 0.02
-    assert duplicates(seeds) < 0.02
+    assert duplicates(contexts) < 0.03
+    if task.seeds.kind == "word":
+        # There are only so many words: enough for a run of a thousand rows.
+        assert len(set(seeds)) > 800
+    else:
+        assert duplicates(seeds) < 0.02
     for texts, (least, most) in ((contexts, task.contexts.words), (seeds, task.seeds.words)):
         assert all(least <= len(text.split()) <= most for text in texts)
 
@@ -164,10 +202,8 @@ def test_a_copa_premise_reads_back_with_and_without_its_opening() -> None:
 
 def test_copa_choices_speak_of_what_the_premise_speaks_of() -> None:
     rng = random.Random(3)
-    said = [
-        copa.instance(rng, "Omar spilled tea over the laptop.", "effect", False, False)["right"]
-        for _ in range(40)
-    ]
+    wish = Wish(seed="Omar spilled tea over the laptop.", variant="effect")
+    said = [str(copa.instance(rng, wish, False)["right"]) for _ in range(40)]
     assert "The laptop stopped working." in said
     assert "He wiped the keys with a paper towel." in said
     assert not any("keyboard" in text or "She" in text for text in said)
@@ -176,7 +212,7 @@ def test_copa_choices_speak_of_what_the_premise_speaks_of() -> None:
 def test_copa_seeds_fit_their_context() -> None:
     words = copa.grammar(False)
     context = "A ferry harbour on a foggy morning with two old friends"
-    for seed in copa.seeds(random.Random(4), 20, context, small=False):
+    for seed in copa.seeds(random.Random(4), 20, context, [], False):
         read = words.read_premise(seed)
         assert read is not None and read[0].tags & tags_of(context)
 
@@ -198,14 +234,14 @@ def test_cb_reads_every_frame_back() -> None:
 def test_cb_takes_the_environment_asked_for() -> None:
     rng = random.Random(6)
     for _ in range(20):
-        said = cb.instance(rng, "Emil has never eaten rye bread.", "neutral", ["a question"], False)
+        wish = Wish(seed="Emil has never eaten rye bread.", label="neutral", axes=("a question",))
+        said = cb.instance(rng, wish, False)
         assert "?" in said["premise"]
 
 
 def test_cb_keeps_a_statement_that_is_not_its_own() -> None:
-    row = cb.instance(
-        random.Random(7), "The {moon} is {{ made }} of cheese", "entailment", (), False
-    )
+    wish = Wish(seed="The {moon} is {{ made }} of cheese", label="entailment")
+    row = cb.instance(random.Random(7), wish, False)
     assert row["hypothesis"] == "The {moon} is {{ made }} of cheese."
     assert gold({**row, "task": "cb"}) == "entailment"
 
@@ -216,8 +252,9 @@ def test_boolq_follows_style_and_length() -> None:
     long = boolq.seeds(rng, 20, "a museum", ["150 to 200 words"], False)
     assert all("Museum" in text and 45 <= len(text.split()) <= 75 for text in short)
     assert all(len(text.split()) > 100 for text in long)
-    query = boolq.instance(rng, short[0], True, ["a search query: lower case, no mark"], False)
-    assert query["question"].islower() and not query["question"].endswith("?")
+    axes = ("a search query: lower case, no mark",)
+    query = boolq.instance(rng, Wish(seed=short[0], label="true", axes=axes), False)
+    assert str(query["question"]).islower() and not str(query["question"]).endswith("?")
     assert gold({"task": "boolq", "passage": short[0], **query}) == "true"
 
 
@@ -236,6 +273,86 @@ def test_copa_judges_a_foreign_premise_as_it_was_written(label: str) -> None:
     assert gold({**row.fields, "task": "copa"}) is None
     items = content(answer(correction_request(task, [row.fields]), HONEST))["items"]
     assert items[0]["label"] == label
+
+
+def test_an_axg_seed_is_taken_up_and_the_gender_tells_nothing() -> None:
+    rng, first = random.Random(11), Counter[str]()
+    seed = "a baker and a judge: the baker lends the judge a ladder"
+    for number in range(200):
+        label = axg.LABELS[number % 2]
+        said = axg.instance(rng, Wish(seed=seed, label=label), False)
+        assert "judge" in said["premise"] and "baker" in said["premise"]
+        pronouns = Counter(word for word in str(said["premise"]).split() if word in ("he", "she"))
+        first.update({f"{label} {pronoun}": count for pronoun, count in pronouns.items()})
+    assert len(first) == 4 and min(first.values()) > 30
+
+
+def test_the_noise_of_twins_breaks_a_twin_or_swaps_the_texts() -> None:
+    kinds = Counter()
+    for rows in groups_of("wsc", make_rows("wsc", 600, SimulatorSettings(label_noise=1.0))):
+        kinds[tuple(gold({**row.fields, "task": "wsc"}) for row in rows)] += 1
+    assert set(kinds) == {("false", "true"), ("true", "true"), ("false", "false")}
+    assert 0.4 < kinds["false", "true"] / kinds.total() < 0.6
+
+
+def test_every_wsc_word_decides_for_one_participant() -> None:
+    for frame in wsc.grammar(False).frames:
+        assert all(len(set(words)) >= 2 for words in frame.deciders.values())
+        assert not set(frame.deciders["a"]) & set(frame.deciders["b"])
+
+
+def test_wsc_takes_the_participant_asked_for() -> None:
+    for place, name in (("first", "Rosa"), ("second", "Jasmin")):
+        seed = "Rosa and Jasmin: Rosa apologised to Jasmin, and one of them is rude or insulted"
+        said = wsc.instance(random.Random(12), Wish(seed=seed, axes=(place,)), False)
+        assert (said["span1"], said["span2"]) == (name, "she")
+        assert "Rosa apologised to Jasmin because she had been" in said["text"]
+
+
+def test_every_sentence_of_a_wic_word_shows_one_sense() -> None:
+    words, rng = wic.grammar(False), random.Random(13)
+    for word in words.words.values():
+        assert len(set(word.senses)) == 2
+        assert not {"s", "ed", "ing"} & {
+            form
+            for form, text in word.forms.items()
+            if form not in ("W", "of") and text not in inflections(word.base)
+        }
+        for sense in word.senses:
+            for phrase in words.sentences[sense]:
+                text = words.draw(rng, phrase, word)
+                assert words.read(text, word) == {sense}, text
+
+
+def test_wic_words_are_many_and_of_the_part_of_speech_and_letter_asked_for() -> None:
+    words, rng = wic.grammar(False), random.Random(14)
+    assert min(len(found) for found in words.parts.values()) > 400
+    assert len(words.words) == sum(len(found) for found in words.parts.values())
+    verbs = {word.base for word in words.parts["verb"]}
+    for letters, pattern in (("c or d", "[cd]"), ("e to h", "[e-h]"), ("s", "s")):
+        found = wic.seeds(rng, 10, "", ["verb", letters, "known to every child"], False)
+        assert len(set(found)) == 10 and set(found) <= verbs
+        assert all(re.match(pattern, base) for base in found)
+
+
+@pytest.mark.parametrize("label", ["true", "false"])
+def test_a_word_that_wic_does_not_know_is_used_all_the_same(label: str) -> None:
+    task = load_task("wic")
+    row = make_row(task, "an office", "gizmo", label, seed=15)
+    assert gold({**row.fields, "task": "wic"}) == label
+    assert task.objection(row.fields, label) is None
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_seed_of_another_hand_still_brings_sound_rows(name: str) -> None:
+    task = load_task(name)
+    seed = "The ferry from Holm sank in 1911. Ole Bratt and Liv Bratt were saved by Emil Aas."
+    if task.seeds.kind == "word":
+        seed = "gizmo"
+    for number in range(8):
+        planned = task.classes[number % len(task.classes)]
+        for row in make_group(task, "a harbour", seed, planned, seed=number):
+            assert gold({**row.fields, "task": name}) in (None, row.label)
 
 
 @pytest.mark.parametrize("name", TASKS)
