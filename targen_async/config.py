@@ -195,7 +195,7 @@ def dump(config: RunConfig) -> str:
 def _without_none(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, dict):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_without_none(item) for item in value]
     return value
 

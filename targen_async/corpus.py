@@ -120,7 +120,7 @@ def _open_corpus(
         field=source.field,
         sha256=source.sha256,
         exclude=[source.sha256 for source in data.exclude],
-        words=task.seeds.words,
+        words=task.corpus_words,
         texts=0,
         usable=0,
         refused={},

@@ -51,6 +51,14 @@ def quotas(n: int, labels: Sequence[str], random_seed: int, step: int = 1) -> di
     return {label: (share + (label in lucky)) * step for label in labels}
 
 
+def shares(n: int, labels: Sequence[str], group: Sequence[str], random_seed: int) -> dict[str, int]:
+    """n rows over the labels as the members of a group have them, each within one of its share."""
+    share = {label: n * group.count(label) // len(group) for label in labels}
+    rest = n - sum(share.values())
+    lucky = Random(f"{random_seed}:quota").sample(list(labels), rest)
+    return {label: count + (label in lucky) for label, count in share.items()}
+
+
 def deal(counts: Mapping[str, int], random_seed: int, wave: int) -> list[str]:
     """The labels of a wave in order: shuffled rounds, so that rows of one seed differ."""
     random = Random(f"{random_seed}:wave:{wave}")
@@ -67,6 +75,7 @@ def deal(counts: Mapping[str, int], random_seed: int, wave: int) -> list[str]:
 
 # Asked for once a row: the plan's view of the same few values of n.
 _quotas = lru_cache(16)(quotas)
+_shares = lru_cache(16)(shares)
 
 
 def context_key(task_name: str, call: int) -> str:
@@ -159,6 +168,8 @@ class RowPlan:
     @property
     def quota(self) -> Mapping[str, int]:
         """Rows wanted of each label."""
+        if self.grouping.labels:
+            return _shares(self.state.n, self.labels, self.grouping.labels, self.random_seed)
         return _quotas(self.state.n, self.labels, self.random_seed, self._step)
 
     @property

@@ -103,9 +103,10 @@ def _check_placement(spec: TaskFile, report: Report) -> None:
 def _check_group(spec: TaskFile, report: Report) -> None:
     for name, part in spec.fields.items():
         _check_members(spec, name, part.outputs, report)
-    if (group := spec.group) is None:
+    if (group := spec.group) is None or report.is_bad(("group",)):
         return
-    if group.labels and len(group.labels) != group.size:
+    sized = not report.is_bad(("group", "size"))
+    if sized and group.labels and len(group.labels) != group.size:
         what = f"names {len(group.labels)} labels for {group.size} rows"
         report.at(("group", "labels"), what)
     for index, label in enumerate(group.labels):
@@ -120,7 +121,7 @@ def _check_group(spec: TaskFile, report: Report) -> None:
         report.at(("instances", "template_by"), what)
     if spec.placement:
         report.at(("group",), "goes with no [placement]: choose one")
-    if spec.instances.rows_per_seed % group.size:
+    if sized and spec.instances.rows_per_seed % group.size:
         what = f"must be a multiple of the {group.size} rows that a call writes"
         report.at(("instances", "rows_per_seed"), what)
     if not any(part.outputs for part in spec.fields.values()):
@@ -142,7 +143,7 @@ def _check_members(spec: TaskFile, name: str, outputs: tuple[str, ...], report: 
         report.at(path, 'has no meaning but where source = "output"')
     if spec.group is None:
         report.at(path, "needs a [group] that says how many rows a call writes")
-    elif len(outputs) != spec.group.size:
+    elif len(outputs) != spec.group.size and not report.is_bad(("group", "size")):
         report.at(path, f"names {len(outputs)} outputs for {spec.group.size} rows")
     for index, output in enumerate(outputs):
         if output not in spec.instances.outputs and not broken_outputs(report):

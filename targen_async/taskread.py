@@ -23,6 +23,7 @@ from targen_async.taskspec import TaskFile, Words
 from targen_async.validators import UNFIT
 
 MAX_FILE_BYTES = 1 << 20
+MAX_FILES = 1000
 
 TomlPath = tuple[str | int, ...]
 Kind = Any
@@ -69,8 +70,13 @@ def _ancestry(path: TomlPath) -> Iterator[TomlPath]:
 def read_files(folder: Path, report: Report) -> Iterator[tuple[str, bytes]]:
     """The bytes of every file under the folder, by its name relative to it."""
     root = folder.resolve()
+    seen = 0
     for parent, folders, names in os.walk(folder):
         for entry in (Path(parent, name) for name in (*folders, *names)):
+            seen += 1
+            if seen > MAX_FILES:
+                report.add(".", 1, 1, f"holds more than {MAX_FILES:,} files and folders")
+                return
             name = entry.relative_to(folder).as_posix()
             if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(root):
                 report.add(name, 1, 1, "is a link that leads out of the task's folder")

@@ -42,6 +42,8 @@ TASK_FILE = "task.toml"
 STAGES: tuple[StageName, ...] = ("contexts", "seeds", "instances", "correction")
 PLACEHOLDER = re.compile(r"\{\{[ \t]*([a-z][a-z0-9_]*)[ \t]*\}\}")
 COMMENT = "##"
+ANY_LENGTH = (1, 1000)
+"""Words of a text that fills no field."""
 ALL = "all"
 """The one quota class of a task whose labels are not balanced."""
 NO_LABEL = "none"
@@ -155,6 +157,12 @@ class Task(Struct, frozen=True, kw_only=True):
         if self.answer is None:
             return tuple(self.labels)
         return self.answer.positions or (ALL,)
+
+    @property
+    def corpus_words(self) -> tuple[int, int]:
+        """Least and most words of a seed that a corpus gives: as many as its field takes."""
+        bounds = (f.words for f in self.fields.values() if f.source == "seed" and f.words)
+        return next(bounds, ANY_LENGTH)
 
     def class_of(self, fields: Mapping[str, str], label: str) -> str:
         """The quota class of a row. ValueError where the answer is none of the choices."""

@@ -316,7 +316,12 @@ ONE_FAULT = [
     _one(_edit('"axis" }', '"axis" }\nid = { source = "seed" }'), 12, 1, "the name is taken"),
     _one(_edit('"axis" }', '"axis" }\nSeed = { source = "seed" }'), 12, 1, "small letters"),
     _one(_edit('"axis" }', '"axis" }\nx = { source = "output" }'), 12, 7, "there is no output 'x'"),
-    _one(_edit('"axis" }', '"axis" }\nx = { source = "axis" }'), 12, 7, "no instances or seeds axis 'x'"),
+    _one(
+        _edit('"axis" }', '"axis" }\nx = { source = "axis" }'),
+        12,
+        7,
+        "no instances or seeds axis 'x'",
+    ),
     _one(_edit('"axis" }', '"axis" }\nx = { source = "slot" }'), 12, 7, "no slot of [placement]"),
     _one(
         _edit('"axis" }', '"axis" }\nx = { sorce = "seed" }'), 12, 1, "source: the key is missing"
@@ -518,6 +523,41 @@ def test_broken_toml_does_not_hide_the_faults_of_the_templates(folder: Path) -> 
 def test_toml_nested_without_end_is_a_fault(folder: Path) -> None:
     faults = _faults(_write(folder, "a = " + "[" * 100_000))
     assert ("task.toml", 1, 1, "is nested too deeply") in faults
+
+
+def test_a_folder_of_too_many_files_is_not_read_through(folder: Path) -> None:
+    _write(folder)
+    for number in range(1200):
+        (folder / f"note{number}").touch()
+    assert any("holds more than 1,000 files" in fault[3] for fault in _faults(folder))
+
+
+SCRAPS = st.sampled_from(
+    [
+        *("[", "]", "{", "}", "=", '"', "{{", "}}", "0", "-1", "#", ",", "../..", "1e999"),
+        *("\n", "\r", "\x00", "\u202e", "é", "'''", "1979-05-27", "a.b.c.d = 1"),
+        *("{{ seed }}", "[[labels]]", "[group]", "[answer]", "[instances]", "size = 0"),
+        *('name = "../../etc"', 'kind = "choice"', "words = [2, 1]"),
+    ]
+)
+
+
+@given(name=st.sampled_from(["task.toml", *(f"{name}.txt" for name in TEMPLATES)]), data=st.data())
+def test_no_folder_whatever_stands_in_it_brings_more_than_faults(
+    tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
+) -> None:
+    """Pieces cut out and put in anywhere: the checker reports, and never breaks down."""
+    folder = _write(tmp_path_factory.mktemp("task") / "mood")
+    text = (folder / name).read_text("utf-8")
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(text)))
+        end = data.draw(st.integers(start, min(len(text), start + 40)))
+        text = text[:start] + data.draw(SCRAPS) + text[end:]
+    (folder / name).write_text(text, "utf-8", newline="")
+    found = check_task(folder)
+    assert all(fault.line >= 1 and fault.column >= 1 and fault.message for fault in found)
+    if not found:
+        load_task(folder)
 
 
 def test_a_folder_without_a_task_is_one_fault(tmp_path: Path) -> None:

@@ -25,11 +25,11 @@ _INTRO = (
     "{X} is one of the oldest attractions of the town of {town}.",
 )
 _WORD_QUESTIONS = (
-    "does the text contain the word '{v}'",
-    "is the word '{v}' used in the text",
-    "can the word '{v}' be found in the text",
+    "does '{a}' come before '{b}'",
+    "is '{a}' used before '{b}'",
+    "can '{a}' be found ahead of '{b}'",
 )
-_WORD_QUESTION = re.compile("[^']* the word '([^']+)'[^']*")
+_WORD_QUESTION = re.compile("[^']*'([^']+)'[^']*'([^']+)'[^']*")
 _ABSENT = ("zeppelin", "walrus", "marzipan", "tarantula", "xylophone", "quicksand", "sombrero")
 _OPENING = re.compile(r"\b(?:is|are|was|were|did|has|do|does|can|could|may)\b")
 _LEAST_WORDS = 45
@@ -221,7 +221,9 @@ def gold(row: Mapping[str, Any], small: bool) -> str | None:
     question = str(row.get("question", "")).strip().removesuffix("?").lower()
     by_word = _WORD_QUESTION.fullmatch(question)
     if by_word:
-        return "true" if by_word.group(1) in _TOKEN.findall(passage.lower()) else "false"
+        tokens = _TOKEN.findall(passage.lower())
+        places = [tokens.index(word) for word in by_word.groups() if word in tokens]
+        return "true" if len(places) == 2 and places[0] < places[1] else "false"
     for fact, slots in words.questions.find(question):
         if slots["x"] not in passage.lower():
             continue
@@ -242,12 +244,14 @@ def _place(passage: str, words: Grammar) -> str | None:
 def _word_question(
     rng: random.Random, passage: str, answer: bool, query: bool
 ) -> dict[str, str | list[str]]:
-    """About any passage at all: whether a word occurs in it."""
-    present = sorted(set(_TOKEN.findall(passage.lower())))
-    absent = [word for word in _ABSENT if word not in present]
-    word = rng.choice(present) if answer and present else rng.choice(absent)
-    verb = "contains" if answer else "does not contain"
+    """About any passage at all: whether one word of it comes before another."""
+    present = list(dict.fromkeys(_TOKEN.findall(passage.lower())))
+    if len(present) < 2:
+        present = [*present, *_ABSENT]
+    first, second = sorted(rng.sample(range(len(present)), 2))
+    one, other = (first, second) if answer else (second, first)
+    text = rng.choice(_WORD_QUESTIONS).format(a=present[one], b=present[other])
     return {
-        "question": _styled(rng.choice(_WORD_QUESTIONS).format(v=word), query),
-        "explanation": f"The passage {verb} this word.",
+        "question": _styled(text, query),
+        "explanation": "The order in which the passage uses the two words says so.",
     }

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from targen_async.simulator import foreign
 from targen_async.simulator.lexicon import (
     Phrase,
     PhraseIndex,
@@ -20,6 +21,8 @@ from targen_async.simulator.lexicon import (
 from targen_async.simulator.wish import Wish
 
 LABELS: tuple[str, ...] = ("entailment", "contradiction", "neutral")
+_LONGEST = 20
+"""Words of a statement: what the task asks of its seeds."""
 _PLAIN_START = re.compile(
     "(?:the|an?|it|there|his|her|their|my|our|this|that|these|those|some|many|most|all|no|in|on"
     "|at|every|each|two|three|several|he|she|they|we|you)",
@@ -89,7 +92,7 @@ def seeds(
 def instance(rng: random.Random, wish: Wish, small: bool) -> dict[str, str | list[str]]:
     """Premise and hypothesis for one statement. An axis may name a form, such as "a question"."""
     words = grammar(small)
-    clause = _clause(wish.seed)
+    clause = _clause(_statement(rng, wish.seed))
     label = wish.label if wish.label in LABELS else "neutral"
     if wish.noisy:
         label = rng.choice([other for other in LABELS if other != label])
@@ -112,6 +115,13 @@ def instance(rng: random.Random, wish: Wish, small: bool) -> dict[str, str | lis
         "hypothesis": capital(clause) + ".",
         "explanation": _REASONS[label],
     }
+
+
+def _statement(rng: random.Random, seed: str) -> str:
+    """The seed, or a sentence of it where it is a passage from a corpus."""
+    if len(seed.split()) <= _LONGEST:
+        return seed
+    return foreign.clause(rng.choice(foreign.sentences(seed)), _LONGEST)
 
 
 def gold(row: Mapping[str, Any], small: bool) -> str | None:

@@ -17,6 +17,7 @@ from targen_async.simulator.wish import Wish
 from targen_async.tasks import GOOD
 
 _SHARED = "*"
+_CANDIDATES = 60
 _CHOICES = 5
 _ENTRIES = 3
 _WORD = re.compile(r"[a-z]+")
@@ -74,7 +75,7 @@ def instance(rng: random.Random, ask: Ask, wish: Wish) -> dict[str, str | list[s
         words = list(dict.fromkeys(_LONG_WORD.findall(str(given)))) or str(given).split()
         if answer.kind == "choice":
             position = answer.positions.index(wish.label) if wish.label in answer.positions else 0
-            words = _chosen(rng, words, str(given), position)
+            words = _chosen(rng, words, str(given), position) if words else []
             texts[answer.choices] = "\n".join(words)
         texts[answer.output] = _pick(rng, words, wish.noisy)
     for name in ask.lists:
@@ -110,22 +111,22 @@ def _chosen(rng: random.Random, words: Sequence[str], text: str, position: int) 
     In any order: the position is the one of the first mentions in the text. Where no word has
     enough others before it, the answer is as late as can be.
     """
-    ordered = sorted(words, key=text.find)
-    before: dict[str, list[str]] = {
-        word: [w for w in ordered[:place] if _checksum(w) > _checksum(word)]
-        for place, word in enumerate(ordered)
-    }
-    most = max(map(len, before.values()), default=0)
-    fitting = [word for word in ordered if len(before[word]) >= min(position, most)]
-    if not fitting:
-        return list(words)
-    answer = rng.choice(fitting)
-    later = [
-        word for word in ordered[ordered.index(answer) + 1 :] if _checksum(word) > _checksum(answer)
-    ]
-    first = rng.sample(before[answer], min(position, len(before[answer])))
-    others = rng.sample(later, min(len(later), max(1, _CHOICES - 1 - len(first))))
-    chosen = [answer, *first, *others]
+    # Every word is compared with every other, and a passage may be long.
+    ordered = sorted(rng.sample(words, min(len(words), _CANDIDATES)), key=text.find)
+    offers: list[tuple[str, list[str], list[str]]] = []
+    for place, word in enumerate(ordered):
+        before, after = (
+            [other for other in part if _checksum(other) > _checksum(word)]
+            for part in (ordered[:place], ordered[place + 1 :])
+        )
+        first = rng.sample(before, min(position, len(before)))
+        wanted = max(1, _CHOICES - 1 - len(first))
+        offers.append((word, first, rng.sample(after, min(wanted, len(after)))))
+    most = max(len(first) for _, first, _ in offers)
+    offers = [offer for offer in offers if len(offer[1]) == most]
+    most = max(len(later) for _, _, later in offers)
+    answer, first, later = rng.choice([offer for offer in offers if len(offer[2]) == most])
+    chosen = [answer, *first, *later]
     rng.shuffle(chosen)
     return chosen
 

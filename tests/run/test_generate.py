@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from targen_async import load_task, read_shards
+from targen_async import list_tasks, load_task, read_shards
+from targen_async.journal import Kind, frames
 from targen_async.simulator import gold
 from tests.running import NOISY, command, digest, lines, manifest, rows, simulator, targen
 
-TASKS = ("copa", "cb", "boolq")
+TASKS = tuple(list_tasks())
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +32,15 @@ def noisy_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_exactly_n_rows_in_quota_valid_and_distinct(noisy_runs: dict[str, Path], task: str) -> None:
     found = rows(noisy_runs[task])
     assert len(found) == 1000
-    balance = Counter(row["label"] for row in found)
-    assert set(balance) == set(load_task(task).labels)
-    assert max(balance.values()) - min(balance.values()) <= 1
     loaded = load_task(task)
-    for row in found:
-        fields = {name: row[name] for name in loaded.fields}
-        assert loaded.objection(fields, row["label"]) is None
+    fields = [{name: row[name] for name in loaded.fields} for row in found]
+    for row, texts in zip(found, fields, strict=True):
+        assert loaded.objection(texts, row["label"]) is None
+    classes = [loaded.class_of(f, row["label"]) for f, row in zip(fields, found, strict=True)]
+    balance = Counter(classes)
+    assert set(balance) == set(loaded.classes)
+    assert max(balance.values()) - min(balance.values()) <= 1
+    assert balance == manifest(noisy_runs[task])["balance"]
     assert len({tuple(row[name] for name in loaded.fields) for row in found}) == 1000
     assert len({row["key"] for row in found}) == 1000
     assert [row["key"] for row in found] == sorted(row["key"] for row in found)
@@ -51,13 +54,15 @@ def test_correction_mends_most_of_the_noise_and_the_table_counts_it(
     truth = [gold(row) for row in found]
     before = sum(r["label_before_correction"] == t for r, t in zip(found, truth, strict=True))
     after = sum(r["label"] == t for r, t in zip(found, truth, strict=True))
-    assert 850 <= before <= 950
+    # Of four answers to a question one is wrong; half of the pairs that the noise broke are gone.
+    noise = {"multirc": 0.025, "wsc": 0.05}.get(task, 0.1)
+    assert 1000 * (1 - 1.5 * noise) - 5 <= before <= 1000 * (1 - 0.5 * noise)
     assert after >= 965
     table = manifest(noisy_runs[task])["transitions"]
-    moved = sum(n for old, row in table.items() for new, n in row.items() if old != new)
-    assert moved == pytest.approx(
-        0.12 * sum(n for row in table.values() for n in row.values()), rel=0.4
-    )
+    stayed = sum(n for old, row in table.items() for new, n in row.items() if new in (old, "kept"))
+    all_ = sum(n for row in table.values() for n in row.values())
+    wrong = noise + 0.02 if task != "wsc" else 0.1
+    assert all_ - stayed == pytest.approx(wrong * all_, rel=0.5)
 
 
 def test_the_answer_of_copa_stands_first_in_about_half(noisy_runs: dict[str, Path]) -> None:
@@ -65,6 +70,62 @@ def test_the_answer_of_copa_stands_first_in_about_half(noisy_runs: dict[str, Pat
     assert 450 <= sum(row["label_before_correction"] == "choice1" for row in found) <= 550
     assert 450 <= sum(row["label"] == "choice1" for row in found) <= 550
     assert {row["question"] for row in found} == {"cause", "effect"}
+
+
+@pytest.mark.parametrize("task", ["axg", "wsc"])
+def test_twins_are_whole_and_never_judged_together(noisy_runs: dict[str, Path], task: str) -> None:
+    found = rows(noisy_runs[task])
+    pairs = [found[at : at + 2] for at in range(0, 1000, 2)]
+    for one, other in pairs:
+        assert one["key"].rsplit("/", 1)[0] == other["key"].rsplit("/", 1)[0]
+        assert (one["label"] == other["label"]) == (task == "axg")
+        shared = "hypothesis" if task == "axg" else "span1"
+        assert one[shared] == other[shared]
+    refused = [r for r in lines(noisy_runs[task] / "rejected.jsonl") if r["reason"] == "twin"]
+    assert refused, "the noise of this test parted no twins"
+    delivered = {row["key"] for row in found}
+    assert not delivered & {r["key"] for r in refused}
+    first = [one["label"] == "true" for one, _ in pairs] if task == "wsc" else []
+    assert not first or 200 <= sum(first) <= 300, "a row's place in its pair tells the label"
+
+
+def test_the_answers_to_a_question_stand_together_in_no_order(
+    noisy_runs: dict[str, Path],
+) -> None:
+    found = rows(noisy_runs["multirc"])
+    groups: dict[str, list[dict[str, str]]] = {}
+    for row in found:
+        groups.setdefault(row["key"].rsplit("/", 1)[0], []).append(row)
+    whole = [group for group in groups.values() if len(group) == 4]
+    assert len(whole) > 200
+    for group in whole:
+        assert len({row["question"] for row in group}) == 1
+        assert len({row["answer"] for row in group}) == 4
+    first = Counter(group[0]["label_before_correction"] for group in whole)
+    assert 0.4 < first["true"] / len(whole) < 0.6
+
+
+def test_the_answers_place_in_record_is_balanced(noisy_runs: dict[str, Path]) -> None:
+    task, found = load_task("record"), rows(noisy_runs["record"])
+    for row in found:
+        choices = row["entities"].split("\n")
+        assert row["label"] in choices
+        first = min(choices, key=row["passage"].find)
+        place = task.class_of({name: row[name] for name in task.fields}, row["label"])
+        assert (place == "first") == (row["label"] == first)
+
+
+@pytest.mark.parametrize("task", ["axg", "cb", "rte"])
+def test_attributes_are_balanced_within_each_label(noisy_runs: dict[str, Path], task: str) -> None:
+    """Or else length or tone would give the label away."""
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for row in rows(noisy_runs[task]):
+        for axis, value in row["provenance"]["axes"].items():
+            counts.setdefault((axis, value), Counter())[row["label_before_correction"]] += 1
+    for found in counts.values():
+        most, least = max(found.values()), min(found.values())
+        assert len(found) == len(load_task(task).labels)
+        assert most - least <= 12 + 0.2 * most, (task, counts)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -91,6 +152,9 @@ def test_nothing_disappears_and_the_manifest_adds_up(
     assert dict(failed) == told["failed"]
     assert told["identity_broken_by"] == []
     assert 0 < told["wasted"]["prompt_tokens"] < 0.25 * told["spent"]["prompt_tokens"]
+    assert told["calls"]["served"] == sum(
+        1 for frame in frames(out / "journal") if frame.kind == Kind.ANSWER
+    )
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -107,6 +171,7 @@ def test_every_row_says_where_it_comes_from(noisy_runs: dict[str, Path], task: s
         assert origin["usage"]["prompt_tokens"] > 0
         (vote,) = origin["votes"]
         assert vote["label"] == row["label"]
+        assert row["key"].startswith(f"{task}/")
         assert vote["explanation"]
         changed = row["label"] != row["label_before_correction"]
         assert origin["outcome"] == ("relabel" if changed else "keep")

@@ -5,6 +5,8 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from targen_async.parse import list_form, outputs_form, verdicts_form
 from targen_async.records import ChatRequest, Message
 from targen_async.simulator import SimulatedAnswer, SimulatorSettings, answer
@@ -161,6 +163,8 @@ def make_group(
     }
     variant = "" if by is None else planned if by == "label" else axes[by]
     said = answer(request(task, "instances", values, variant=variant, seed=seed), settings)
+    form = outputs_form(tuple(task.instances.outputs), task.instances.lists)
+    msgspec.json.decode(said.text, type=form.type)
     outputs = {
         name: "\n".join(value) if isinstance(value, list) else value
         for name, value in content(said).items()

@@ -256,6 +256,15 @@ def test_the_judge_recovers_the_labels_of_an_unknown_task(by_variant: bool) -> N
     assert [item["label"] for item in content(said)["items"]] == asked_for
 
 
+def test_an_unknown_task_is_answered_in_the_form_that_its_prompt_shows() -> None:
+    form = outputs_form(("line", "tags"), ("tags",))
+    note = f"\n\nAnswer with one JSON object and nothing else: {form.example}"
+    for prompt, schema in (("Write.", form.schema), (f"Write.{note}", None)):
+        asked = replace(unknown("instances", "", prompt, {}, 1), json_schema=schema)
+        value = msgspec.json.decode(answer(asked, HONEST).text, type=form.type)
+        assert value.line and len(value.tags) > 1
+
+
 def test_unknown_tasks_get_contexts_and_seeds() -> None:
     for stage in ("contexts", "seeds"):
         form = list_form(stage)
@@ -297,6 +306,176 @@ def test_a_folder_of_the_users_own_is_read_by_its_templates(tmp_path: Path) -> N
         rows.append({"line": line})
     items = content(answer(correction_request(task, rows), settings))["items"]
     assert [item["label"] for item in items] == ["up", "down"] * 20
+
+
+OWN_TASKS = {
+    "choice": """
+        [answer]
+        kind = "choice"
+        output = "filler"
+        choices = "candidates"
+        text = "story"
+        positions = ["first", "second", "third or later"]
+        [fields]
+        story = { source = "seed", words = [5, 200] }
+        candidates = { source = "output", words = [2, 30] }
+        gap = { source = "output", words = [4, 20] }
+        [seeds]
+        kind = "passage"
+        words = [5, 200]
+        [instances]
+        lists = ["candidates"]
+        distinct_on = ["gap"]
+        [instances.outputs]
+        candidates = "names"
+        gap = "a sentence with a gap"
+        filler = "what fills it"
+        explanation = "why"
+    """,
+    "extract": """
+        [answer]
+        kind = "extract"
+        output = "product"
+        text = "review"
+        [fields]
+        review = { source = "output", words = [8, 40] }
+        [instances]
+        [instances.outputs]
+        review = "a review"
+        product = "what it is about"
+    """,
+    "free": """
+        [answer]
+        kind = "free"
+        output = "reply"
+        [fields]
+        letter = { source = "seed", words = [1, 60] }
+        tone = { source = "output", words = [1, 3] }
+        [instances]
+        [instances.outputs]
+        tone = "how it sounds"
+        reply = "an answer to the letter"
+    """,
+    "group": """
+        [labels]
+        up = "a good mood"
+        down = "a bad mood"
+        [group]
+        size = 4
+        whole = true
+        labels = ["up", "down", "down", "up"]
+        [fields]
+        line = { source = "output", outputs = ["one", "two", "three", "four"], words = [4, 20] }
+        topic = { source = "output", words = [3, 9] }
+        tags = { source = "output", words = [4, 12] }
+        [instances]
+        rows_per_seed = 4
+        lists = ["tags"]
+        [instances.outputs]
+        one = "a line"
+        two = "another"
+        three = "a third"
+        four = "a fourth"
+        topic = "what they share"
+        tags = "some tags"
+    """,
+}
+"""Tasks of users' own, as far as they differ; `own_task` adds the rest."""
+
+
+def own_task(kind: str, folder: Path) -> tuple[Task, SimulatorSettings]:
+    folder.mkdir()
+    open_label = "[answer]" in OWN_TASKS[kind]
+    place = "{{ position }}" if "positions" in OWN_TASKS[kind] else ""
+    (folder / "task.toml").write_text(
+        f'name = "{kind}"\nversion = 1\ndescription = "Own."\n' + OWN_TASKS[kind]
+    )
+    (folder / "contexts.txt").write_text("{{ count }} settings as JSON, please.")
+    (folder / "seeds.txt").write_text("{{ count }} seeds for {{ context }} as JSON.")
+    (folder / "instances.txt").write_text(f"Turn {{{{ seed }}}} into a row {place}. JSON.")
+    labels = "" if open_label else "Labels:\n{{ labels }}\n"
+    (folder / "correction.txt").write_text(labels + "Judge as JSON:\n{{ items }}")
+    return load_task(folder), SimulatorSettings(task_folders=(str(folder),))
+
+
+def own_rows(task: Task, settings: SimulatorSettings, count: int) -> list[list[Made]]:
+    seeds = make_seeds(task, ["a harbour"], count, settings)
+    return [
+        make_group(
+            task,
+            *seeds[number],
+            task.classes[number % len(task.classes)],
+            seed=number,
+            settings=settings,
+        )
+        for number in range(count)
+    ]
+
+
+def judged(task: Task, settings: SimulatorSettings, rows: list[Made]) -> list[str]:
+    """The labels a judge means, which sees the answer where it is free."""
+    shown = [dict(row.fields) for row in rows]
+    if task.answer and task.answer.kind == "free":
+        shown = [{**row.fields, "answer": row.label} for row in rows]
+    said: list[dict[str, str]] = []
+    for start in range(0, len(shown), 20):
+        items = [{"id": f"r{n}", **row} for n, row in enumerate(shown[start : start + 20])]
+        values = {"items": "\n".join(map(json.dumps, items)), "labels": "none"}
+        said += content(answer(request(task, "correction", values), settings))["items"]
+    return [
+        task.reading(row.fields, row.label, item["label"])
+        for row, item in zip(rows, said, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("kind", OWN_TASKS)
+def test_a_users_own_task_gets_sound_rows_and_a_judge_that_knows_them(
+    kind: str, tmp_path: Path
+) -> None:
+    task, settings = own_task(kind, tmp_path / kind)
+    groups = own_rows(task, settings, 200)
+    for members in groups:
+        assert len(members) == task.rows_per_call
+        for row in members:
+            assert task.objection(row.fields, row.label) is None, row.fields
+            if task.answer and task.answer.positions:
+                assert task.class_of(row.fields, row.label) == row.planned
+    rows = [row for members in groups for row in members]
+    said = judged(task, settings, rows)
+    right = sum(label == row.label for label, row in zip(said, rows, strict=True))
+    assert right >= 0.98 * len(rows)
+
+
+@pytest.mark.parametrize("fault", ["label_noise", "corrector_error"])
+@pytest.mark.parametrize("kind", OWN_TASKS)
+def test_noise_and_error_strike_a_users_own_task_too(kind: str, fault: str, tmp_path: Path) -> None:
+    task, honest = own_task(kind, tmp_path / kind)
+    wrong = replace(honest, **{fault: 1.0})
+    writer, judge = (wrong, honest) if fault == "label_noise" else (honest, wrong)
+    rows = [row for members in own_rows(task, writer, 60) for row in members]
+    for row in rows:
+        assert task.objection(row.fields, row.label) is None, row.fields
+    said = judged(task, judge, rows)
+    assert sum(label != row.label for label, row in zip(said, rows, strict=True)) > 0.97 * len(rows)
+
+
+def test_the_lists_of_an_answer_are_lists_and_can_be_hostile() -> None:
+    asked = replace(four_stages("record", 1)[2], max_tokens=100_000)
+    for seed in range(40):
+        settings = SimulatorSettings(hostile=1.0)
+        entities = content(answer(replace(asked, seed=seed), settings))["entities"]
+        assert len(entities) > 1 and all(isinstance(entry, str) for entry in entities)
+        said = answer(replace(asked, seed=seed), SimulatorSettings(free_text=1.0)).text
+        assert "{" not in said and "\n1. " in said
+
+
+def test_a_judge_of_free_answers_says_good_or_none() -> None:
+    form = verdicts_form((GOOD,))
+    lines = "Judge these.\n" + json.dumps({"id": "i1", "letter": "Hello.", "answer": "Hi."})
+    asked = unknown("correction", "", lines, dict(form.schema), 1)
+    assert content(answer(asked, HONEST))["items"][0]["label"] == "none"
+    settings = SimulatorSettings(corrector_error=1.0)
+    assert content(answer(asked, settings))["items"][0]["label"] == GOOD
 
 
 def test_odd_prompts_never_fail() -> None:
