@@ -1,7 +1,8 @@
 """Reading a finished or unfinished run back: typed rows, in order."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import orjson
@@ -29,8 +30,18 @@ def read_shards(folder: Path | str) -> Iterator[Instance]:
 
 def _instance(line: bytes, place: str) -> Instance:
     try:
-        row = orjson.loads(line)
-        fixed = {name: row.pop(name) for name in _FIXED}
-        return msgspec.convert({**fixed, "fields": row}, Instance)
-    except (orjson.JSONDecodeError, KeyError, AttributeError, msgspec.ValidationError) as error:
+        return to_instance(orjson.loads(line))
+    except ValueError as error:
         raise UserError(f"{place}: this is no row of a run: {error}") from error
+
+
+def to_instance(row: Any) -> Instance:  # noqa: ANN401
+    """A row as it stands on disk, typed. ValueError for what is no row."""
+    if not isinstance(row, Mapping):
+        raise ValueError("it is no object")
+    missing = [name for name in _FIXED if name not in row]
+    if missing:
+        raise ValueError(f"it has no {missing[0]!r}")
+    fixed = {name: row[name] for name in _FIXED}
+    fields = {name: value for name, value in row.items() if name not in _FIXED}
+    return msgspec.convert({**fixed, "fields": fields}, Instance)

@@ -19,6 +19,7 @@ from rich.text import Text
 from targen_async.manifest import Manifest
 from targen_async.records import Instance
 from targen_async.rundir import FAILURES, REJECTED, lock_holder, read_manifest
+from targen_async.settle import OPEN_LABEL
 from targen_async.shards import read_shards
 from targen_async.stats import Stats
 
@@ -132,13 +133,16 @@ def print_summary(manifest: Manifest, out: Path) -> None:
 
 
 def _print_counts(console: Console, raw: Mapping[str, Any]) -> None:
-    simulated = "SIMULATED " if raw["simulated"] else ""
+    simulated = f"{_simulated(raw)} " if raw["simulated"] else ""
     balance = ", ".join(f"{label} {count}" for label, count in raw["balance"].items())
     console.print(
         Text(f"{simulated}{raw['task']}: {raw['delivered']} of {raw['n']} rows ({balance})"),
         style="bold",
         soft_wrap=True,
     )
+    if sources := raw.get("sources"):
+        text = ", ".join(f"{one['kept']} of {one['rows']} rows of {one['name']}" for one in sources)
+        console.print(f"merged: {text}", markup=False, highlight=False, soft_wrap=True)
     if raw["state"] != "complete":
         why = f"; {raw['reason']}" if raw["reason"] else ""
         console.print(f"state: {raw['state']}{why}", markup=False, highlight=False, soft_wrap=True)
@@ -161,6 +165,12 @@ def _print_counts(console: Console, raw: Mapping[str, Any]) -> None:
     )
 
 
+def _simulated(raw: Mapping[str, Any]) -> str:
+    """How a folder with simulated rows is called: a merged one may have others too."""
+    mixed = not all(one["simulated"] for one in raw.get("sources", ()))
+    return "partly SIMULATED" if mixed else "SIMULATED"
+
+
 def _print_transitions(console: Console, transitions: Mapping[str, Mapping[str, int]]) -> None:
     console.print(
         "self-correction: label before (down), after (across)", highlight=False, soft_wrap=True
@@ -170,7 +180,9 @@ def _print_transitions(console: Console, transitions: Mapping[str, Mapping[str, 
 
 def transition_table(transitions: Mapping[str, Mapping[str, int]]) -> Table:
     """Label before correction against what became of it."""
-    columns = sorted({after for row in transitions.values() for after in row} | set(transitions))
+    found = {after for row in transitions.values() for after in row}
+    # Where labels are open rows and columns are of different kinds.
+    columns = sorted(found if set(transitions) == {OPEN_LABEL} else found | set(transitions))
     ends: list[str] = [name for name in ("drop", "review") if name in columns]
     columns = [name for name in columns if name not in ends] + ends
     table = Table()
@@ -209,7 +221,7 @@ def print_rows(folder: Path, count: int) -> int:
     raw = read_manifest(folder)
     console = Console()
     if raw["simulated"]:
-        console.print("[bold]SIMULATED rows[/bold], not from a language model")
+        console.print(f"[bold]{_simulated(raw)} rows[/bold], not from a language model")
     if not raw["delivered"]:
         console.print("no rows yet")
         _print_counts(console, raw)
