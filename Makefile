@@ -18,7 +18,7 @@ demo: $(VENV)/core
 	$(BIN)/targen show $(DEMO) -n 5
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadscope
 
 quick: $(VENV)/dev
 	$(BIN)/python -m pytest -q -m "not slow"

@@ -9,21 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from targen_async.errors import Denied, TargenError, UserError
+from targen_async.flags import EXAMPLES, FLAGS, add_generate
 
 EXIT_OK, EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
-
-_EPILOG = """examples:
-  targen generate copa -n 200 --out runs/copa          simulated endpoint, no key needed
-  targen generate copa -n 200 --model gpt-4o-mini      OpenAI, key in OPENAI_API_KEY
-  targen generate cb --model NAME --base-url http://127.0.0.1:8000/v1
-  targen generate --out runs/copa                      go on with a run
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failed, 2 user's mistake, 130 Ctrl-C."""
     _open_standard_streams()
-    options = _parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    options = _parser(arguments).parse_args(arguments)
     try:
         code: int = options.run(options)
         return code
@@ -55,18 +50,28 @@ def _complain(error: Exception, code: int) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser; only a command that is asked for loads what its arguments need."""
     parser = argparse.ArgumentParser(
         prog="targen",
         description="Make a labelled, self-corrected data set from a task description with an LLM.",
-        epilog=_EPILOG,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--version", action="version", version=f"targen-async {metadata.version('targen-async')}"
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_generate(commands)
+    add_generate(commands, _generate)
+    _add_simulate(commands, arguments)
+    _add_new(commands)
+    _add_tasks(commands)
+    _add_runs(commands)
+    _add_after(commands, arguments)
+    return parser
+
+
+def _add_simulate(commands: Any, arguments: Sequence[str]) -> None:  # noqa: ANN401
     simulate = commands.add_parser(
         "simulate",
         help="serve a simulated OpenAI-compatible endpoint",
@@ -74,11 +79,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     simulate.add_argument("--host", default="127.0.0.1")
     simulate.add_argument("--port", type=int, default=8399)
-    if len(sys.argv) > 1 and "simulate" in sys.argv:
+    if "simulate" in arguments:
         from targen_async.simulator.settings import add_arguments
 
         add_arguments(simulate)
     simulate.set_defaults(run=_simulate)
+
+
+def _add_tasks(commands: Any) -> None:  # noqa: ANN401
     tasks = commands.add_parser("tasks", help="list the tasks that are built in")
     tasks.set_defaults(run=_tasks)
     check = commands.add_parser("check", help="report every fault of task folders")
@@ -88,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("task", help="name or folder")
     render.add_argument("--stage", choices=["contexts", "seeds", "instances", "correction"])
     render.set_defaults(run=_render)
+
+
+def _add_runs(commands: Any) -> None:  # noqa: ANN401
     for name, what in _AGAIN.items():
         command = commands.add_parser(name, help=what, description=f"{what.capitalize()}.")
         command.add_argument("folder", type=Path)
@@ -97,88 +108,43 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("folder", type=Path)
     status.add_argument("--json", action="store_true", help="print manifest.json as it is")
     status.set_defaults(run=_status)
+    show = commands.add_parser("show", help="print some rows and the transition table of a run")
+    show.add_argument("folder", type=Path)
+    show.add_argument("-n", type=_count, default=5, help="how many rows (default: 5)")
+    show.set_defaults(run=_show)
+
+
+def _add_after(commands: Any, arguments: Sequence[str]) -> None:  # noqa: ANN401
+    verify = commands.add_parser(
+        "verify",
+        help="check every row, count and hash of a run against its journal",
+        description="Check every row, count and hash of a run against its journal. Writes nothing.",
+    )
+    verify.add_argument("folder", type=Path)
+    verify.set_defaults(run=_verify)
+    merge = commands.add_parser(
+        "merge",
+        help="put the rows of several runs of one task together",
+        description="Put the rows of several runs of one task together, without duplicates.",
+    )
+    merge.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="runs, or merged ones")
+    merge.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a new or empty folder"
+    )
+    merge.add_argument(
+        "--task", metavar="TASK", help="the task's folder, where it is not where the runs say"
+    )
+    merge.set_defaults(run=_merge)
     export = commands.add_parser(
         "export",
         help="write a run as a data set that others can load",
         description="Write a run as a data set that others can load, with a data card.",
     )
-    if "export" in sys.argv:
+    if "export" in arguments:
         from targen_async.export.command import add_arguments as add_export_arguments
 
         add_export_arguments(export)
     export.set_defaults(run=_export)
-    show = commands.add_parser("show", help="print some rows and the transition table of a run")
-    show.add_argument("folder", type=Path)
-    show.add_argument("-n", type=_count, default=5, help="how many rows (default: 5)")
-    show.set_defaults(run=_show)
-    return parser
-
-
-# The dotted key of the configuration that each flag of `generate` sets.
-_FLAGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "-n": ("delivery.n", {"type": int, "metavar": "N", "help": "rows to deliver (default: 200)"}),
-    "--model": (
-        "data.model",
-        {"metavar": "NAME", "help": "model that writes and, unless --judge is given, judges"},
-    ),
-    "--base-url": (
-        "delivery.base_url",
-        {"metavar": "URL", "help": "endpoint, like http://127.0.0.1:8000/v1 (default: OpenAI)"},
-    ),
-    "--api-key-env": (
-        "delivery.api_key_env",
-        {"metavar": "NAME", "help": "environment variable with the key (default: OPENAI_API_KEY)"},
-    ),
-    "--random-seed": ("data.random_seed", {"type": int, "metavar": "N", "help": "default: 0"}),
-    "--temperature": ("data.temperature", {"type": float, "metavar": "T", "help": "default: 1.0"}),
-    "--contexts": (
-        "data.contexts",
-        {"type": int, "metavar": "N", "help": "contexts (default: 40); raise it with n"},
-    ),
-    "--correction": (
-        "data.correction.mode",
-        {
-            "choices": ["blind", "shown", "off"],
-            "help": "whether the judge sees the label (default: blind)",
-        },
-    ),
-    "--votes": (
-        "data.correction.votes",
-        {"type": int, "metavar": "N", "help": "judgements a row, odd (default: 1)"},
-    ),
-    "--judge": (
-        "data.correction.model",
-        {"metavar": "MODEL", "help": "another model as the judge"},
-    ),
-    "--seeds": (
-        "data.corpus.file",
-        {"metavar": "FILE", "help": "take the seeds from here: text, JSONL or Parquet"},
-    ),
-    "--seeds-field": (
-        "data.corpus.field",
-        {"metavar": "NAME", "help": "the JSONL field or Parquet column with the text"},
-    ),
-    "--max-rows-per-seed": (
-        "delivery.max_rows_per_seed",
-        {"type": int, "metavar": "N", "help": "how many rows a text of --seeds may be used for"},
-    ),
-    "--requests-per-minute": (
-        "delivery.limits.requests_per_minute",
-        {"type": float, "metavar": "N", "help": "the endpoint's limit (default: none)"},
-    ),
-    "--tokens-per-minute": (
-        "delivery.limits.tokens_per_minute",
-        {"type": float, "metavar": "N", "help": "the endpoint's limit (default: none)"},
-    ),
-    "--max-in-flight": (
-        "delivery.limits.max_in_flight",
-        {"type": int, "metavar": "N", "help": "calls at the same time (default: 64)"},
-    ),
-    "--give-up-after": (
-        "delivery.give_up_after_s",
-        {"type": float, "metavar": "SECONDS", "help": "silence to bear (default: 3600)"},
-    ),
-}
 
 
 _AGAIN = {
@@ -194,51 +160,24 @@ def _count(text: str) -> int:
     return value
 
 
-def _add_generate(commands: Any) -> None:  # noqa: ANN401
-    generate = commands.add_parser(
-        "generate",
-        help="make a data set, or go on with one",
-        description="Make a data set, or go on with one: the same command resumes a run.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _add_new(commands: Any) -> None:  # noqa: ANN401
+    new = commands.add_parser(
+        "new",
+        help="begin a task of your own: a folder of text to change",
+        description="Write the folder of a new task. It is sound as it is; docs/tasks.md goes on.",
     )
-    generate.add_argument("task", nargs="?", help="a built-in task or a task folder")
-    generate.add_argument(
-        "--out", type=Path, metavar="DIR", help="the run's folder (default: runs/<task>)"
+    new.add_argument("name", help="small letters, digits and _; the folder is called like it")
+    new.add_argument("--labels", metavar="A,B,…", help="the labels, with commas between")
+    new.add_argument(
+        "--into", type=Path, default=Path(), metavar="DIR", help="where (default: here)"
     )
-    generate.add_argument(
-        "--config", type=Path, metavar="FILE", help="TOML file with [data] and [delivery]"
-    )
-    generate.add_argument(
-        "--simulate", action="store_true", help="use the built-in simulator even if a key is set"
-    )
-    for flag, (dotted, keywords) in _FLAGS.items():
-        generate.add_argument(flag, dest=dotted, **keywords)
-    generate.add_argument(
-        "--exclude",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="keep texts of this file out: whole ones, and 13 words in a row (may be repeated)",
-    )
-    generate.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="any other key of the configuration, as in --set data.near_duplicate=0.9",
-    )
-    generate.add_argument(
-        "--accept-task-change", action="store_true", help="go on although the prompts were changed"
-    )
-    generate.add_argument("--quiet", action="store_true", help="no progress, only the result")
-    generate.set_defaults(run=_generate)
+    new.set_defaults(run=_new)
 
 
 def _generate(options: argparse.Namespace) -> int:
     from targen_async.launch import config_from_options, run_generate
 
-    config, out = config_from_options(options, [dotted for dotted, _ in _FLAGS.values()])
+    config, out = config_from_options(options, [dotted for dotted, _ in FLAGS.values()])
     return run_generate(
         config, out, quiet=options.quiet, accept_task_change=options.accept_task_change
     )
@@ -250,6 +189,18 @@ def _again(options: argparse.Namespace) -> int:
 
     config = read_config(options.folder)
     return run_generate(config, options.folder, quiet=options.quiet, again=options.again)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from targen_async.verify import run_verify
+
+    return run_verify(options.folder)
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from targen_async.merge import run_merge
+
+    return run_merge(options.folders, options.out, task=options.task)
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -278,6 +229,14 @@ def _simulate(options: argparse.Namespace) -> int:
         raise UserError(
             f"cannot listen on {options.host}:{options.port}: {error.strerror}; try --port 0"
         ) from error
+    return EXIT_OK
+
+
+def _new(options: argparse.Namespace) -> int:
+    from targen_async.newtask import begin_task, next_steps
+
+    labels = [] if options.labels is None else [x.strip() for x in options.labels.split(",")]
+    print(next_steps(begin_task(options.name, labels, options.into)))
     return EXIT_OK
 
 

@@ -259,8 +259,6 @@ def _begin_generation(why: Why | None, task: Task, journal: Journal, found: Reco
     generation = Generation(why=why, waves=plan.waves if kept else [], until=until if kept else 0)
     offset = journal.append(Kind.GENERATION, msgspec.msgpack.encode(generation))
     found.begin(generation, offset)
-    target = found.targets[0]
-    journal.append(Kind.TARGET, msgspec.msgpack.encode(target))
 
 
 def _open_gate(config: RunConfig, folder: Path) -> DistinctGate:

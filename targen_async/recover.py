@@ -48,7 +48,7 @@ class Recovered(Struct, kw_only=True):
         return self.generation.start() if self.generation else CommitState()
 
     def begin(self, generation: Generation, offset: int) -> None:
-        """What a GENERATION record at `offset` means."""
+        """What a GENERATION record at `offset` means: the run aims at its n from the first slot."""
         self.generation, self.swapped = generation, False
         self.generations.append(generation.why)
         self.targets = [Target(slot=0, n=self.targets[-1].n)]

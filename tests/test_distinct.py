@@ -13,9 +13,7 @@ def gate(tmp_path: Path, threshold: float = 0.8) -> DistinctGate:
     return DistinctGate(tmp_path / "distinct.sqlite", threshold)
 
 
-def seen(
-    one: DistinctGate, id_: int, group: int, texts: list[str]
-) -> Duplicate | None:
+def seen(one: DistinctGate, id_: int, group: int, texts: list[str]) -> Duplicate | None:
     """Pass a row through the gate, as the committer does."""
     sketch = one.sketch(texts)
     duplicate = one.duplicate_of(id_, group, sketch)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from targen_async import cli
+from targen_async import cli, flags
 from targen_async.config import load
 from targen_async.launch import config_from_options
 from targen_async.manifest import Manifest
@@ -99,7 +99,7 @@ def check_arguments(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch)
     """Parse as the command would, and read the configuration as `generate` would."""
     monkeypatch.setattr(sys, "argv", ["targen", *arguments])
     try:
-        options = cli._parser().parse_args(arguments)
+        options = cli._parser(arguments).parse_args(arguments)
     except SystemExit as error:
         assert error.code == 0, f"targen {' '.join(arguments)} is not understood"
         return
@@ -107,7 +107,7 @@ def check_arguments(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch)
         if options.config is not None:
             options.config = ROOT / options.config
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-        config_from_options(options, [dotted for dotted, _ in cli._FLAGS.values()])
+        config_from_options(options, [dotted for dotted, _ in flags.FLAGS.values()])
 
 
 def test_the_readme_shows_the_main_commands() -> None:
@@ -134,7 +134,7 @@ def test_the_examples_of_the_help_are_understood(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    shown = re.findall(r"^ +targen (.+?)(?:   .*)?$", cli._EPILOG, re.MULTILINE)
+    shown = re.findall(r"^ +targen (.+?)(?:   .*)?$", flags.EXAMPLES, re.MULTILINE)
     assert len(shown) >= 3
     for line in shown:
         check_arguments(tuple(line.split()), monkeypatch)

@@ -22,10 +22,10 @@ FLOORS: dict[str, int] = {
         " verdicts",
         3: "ask commit points settle slots state",
         4: "corpus probe recover stages",
-        5: "embedded opening",
-        6: "endpoint manifest preview",
-        7: "engine terminal",
-        8: "launch",
+        5: "audit embedded opening reread",
+        6: "endpoint manifest newtask preview",
+        7: "accounts engine merge merged terminal verify",
+        8: "flags launch",
         9: f"{PACKAGE} cli",
     }.items()
     for module in modules.split()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from targen_async.config import Data
 from targen_async.errors import RunStopped, UserError
 from targen_async.journal import (
+    VERSION,
     Intent,
     Journal,
     Kind,
@@ -124,7 +125,7 @@ def test_a_journal_from_a_newer_version_is_refused_and_left_alone(tmp_path: Path
     with path.open("ab") as file:
         file.write(b"a tail of a kind we do not know")
     before = path.read_bytes()
-    with pytest.raises(UserError, match="journal format 99, this one reads 1"):
+    with pytest.raises(UserError, match="journal format 99, this one reads 2"):
         recover(path, journal, Ledger(journal))
     assert path.read_bytes() == before
     journal.close()
@@ -132,7 +133,7 @@ def test_a_journal_from_a_newer_version_is_refused_and_left_alone(tmp_path: Path
 
 def test_intents_without_an_answer_are_in_doubt_at_worst_case(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
-    opened = Opened(version=1, data=Data(task="copa"), task_digest="")
+    opened = Opened(version=VERSION, data=Data(task="copa"), task_digest="")
     journal.append(Kind.OPENED, msgspec.msgpack.encode(opened))
     tickets = [journal.intent(Intent(MEMO, 100, 50, "k")) for _ in range(3)]
     journal.answer(tickets[0], BODY)

@@ -27,7 +27,7 @@ from targen_async.simulator.contexts import contexts
 from targen_async.simulator.recognise import Ask, items_of, recognise
 from targen_async.simulator.settings import SimulatorSettings
 from targen_async.simulator.wish import Grammar, Wish
-from targen_async.tasks import NO_LABEL
+from targen_async.tasks import NO_LABEL, answer_form
 
 _BYTES_PER_TOKEN = 4
 _MESSAGE_TOKENS = 4
@@ -188,7 +188,8 @@ def _choices(ask: Ask, labels: Sequence[str], row: Mapping[str, Any]) -> Sequenc
 
 def _another(luck: random.Random, choices: Sequence[str], label: str) -> str:
     """One of the choices that is not the label; where there is none, "none" is one."""
-    others = [name for name in choices if name != label] or [NO_LABEL]
+    same = answer_form(label)
+    others = [name for name in choices if answer_form(name) != same] or [NO_LABEL]
     return luck.choice(others)
 
 

@@ -16,6 +16,7 @@ from targen_async.simulator.recognise import Ask
 from targen_async.simulator.wish import Wish
 from targen_async.tasks import GOOD
 
+_ENGLISH = ("the", "of", "and", "to", "in", "is")
 _SHARED = "*"
 _CANDIDATES = 60
 _CHOICES = 5
@@ -36,10 +37,14 @@ def words_of(label: str) -> tuple[str, ...]:
 
 
 def sentence(rng: random.Random, label: str | None, count: int = 9) -> str:
-    """A sentence of `count` made-up words, a third of them the label's own."""
+    """A sentence of `count` made-up words, a third of them the label's own.
+
+    Some are English, so that a check for the language has nothing to say.
+    """
     marked = max(1, count // 3) if label else 0
     words = [rng.choice(words_of(label)) for _ in range(marked)] if label else []
-    words += [rng.choice(words_of(_SHARED)) for _ in range(count - marked)]
+    words += [rng.choice(_ENGLISH) for _ in range(count // 6)]
+    words += [rng.choice(words_of(_SHARED)) for _ in range(count - len(words))]
     rng.shuffle(words)
     return capital(" ".join(words)) + "."
 

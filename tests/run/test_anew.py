@@ -68,6 +68,7 @@ def test_a_retry_asks_only_for_what_failed_and_keeps_all_other_rows(tmp_path: Pa
         assert after["failed"].get("instances.malformed", 0) < lost
         assert after["calls"]["served"] == endpoint.stats()["served"]
         assert after["generation"] == 1
+        assert after["identity_broken_by"] == ["calls that had failed were made again"]
         same = [row for row in rows(out) if kept.get(row["key"]) == row]
         assert len(same) >= 300 - lost
         assert not (out / "next").exists()
@@ -75,6 +76,7 @@ def test_a_retry_asks_only_for_what_failed_and_keeps_all_other_rows(tmp_path: Pa
         counted, bytes_ = asked(endpoint), digest(out)
         assert targen("generate", "--out", out, "--quiet").returncode == 0
         assert (asked(endpoint), digest(out)) == (counted, bytes_)
+        assert manifest(out)["identity_broken_by"] == after["identity_broken_by"]
 
 
 def test_a_changed_validator_needs_a_reparse_and_no_call(tmp_path: Path) -> None:
