@@ -22,14 +22,14 @@ from targen_async.errors import (
     ServerFault,
     UserError,
 )
-from targen_async.journal import NO_SCHEMA, Dead, Items, Journal, Kind, body_of
+from targen_async.journal import NEEDS_CALL, NO_SCHEMA, Dead, Items, Journal, Kind, body_of
 from targen_async.ledger import Ledger
 from targen_async.records import ChatRequest, ChatResult, Failure, StageName, Usage, add_usage
 from targen_async.stats import Stats
 
 ASKS = 3
 """A question is put at most this often: once, and twice more when the answer is of no use."""
-CALL_FAULTS = ("rejected", "exhausted", "needs_call")
+CALL_FAULTS = ("rejected", "exhausted", NEEDS_CALL)
 """Failures of the call itself: asking again in other words would not help."""
 RETRIED: tuple[StageName, ...] = ("instances", "correction")
 """Stages whose failures a retry reopens. Contexts and seeds that failed were made up for by others,
@@ -67,10 +67,12 @@ class Asker:
         stats: Stats,
         *,
         retry_before: int = 0,
+        generation_at: int = 0,
         offline: bool = False,
     ) -> None:
         self.client = client
         self._retry_before = retry_before
+        self._generation_at = generation_at
         self._offline = offline
         self._journal = journal
         self._ledger = ledger
@@ -135,7 +137,11 @@ class Asker:
         if known is not None:
             return known
         if self._offline:
-            return _failure(stage, request, "needs_call", "the journal does not hold it", 0, None)
+            message = "the journal does not hold it"
+            failure = _failure(stage, request, NEEDS_CALL, message, 0, None)
+            if bury and stage in RETRIED:
+                self.bury(request, failure)
+            return failure
         if not await self._control.may_send(ahead=stage in ("contexts", "seeds")):
             return None
         counters = self._stats.stage(stage)
@@ -173,7 +179,7 @@ class Asker:
         """Write down that `request` failed for good."""
         dead = Dead(memo=request.memo, kind=failure.kind, message=failure.message)
         self._journal.append(Kind.DEAD, msgspec.msgpack.encode(dead))
-        self._ledger.dead += failure.kind != NO_SCHEMA
+        self._ledger.dead += failure.kind not in (NO_SCHEMA, NEEDS_CALL)
 
     def _remembered(self, stage: StageName, request: ChatRequest) -> ChatResult | Failure | None:
         """What the journal holds for this very request; None where it is to be sent."""
@@ -185,6 +191,8 @@ class Asker:
             if offset < self._retry_before and stage in RETRIED and not self._offline:
                 return None
             dead = msgspec.msgpack.decode(frame.payload, type=Dead)
+            if dead.kind == NEEDS_CALL and offset < self._generation_at:
+                return None
             return _failure(stage, request, dead.kind, dead.message, 0, None)
         try:
             return decode_completion(

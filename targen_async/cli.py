@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TargenError as error:
         return _complain(error, EXIT_FAILED)
     except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output is gone, as with `targen show … | head`.

@@ -102,7 +102,8 @@ class Committer:
             except RunStopped as error:
                 self._control.fail(error)
             if self.done:
-                self._control.drain("all rows are delivered")
+                whole = "all rows are delivered"
+                self._control.drain(whole if self.plan.done else "all answers are read again")
             await self.publish()
             if self.done:
                 return

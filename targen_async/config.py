@@ -160,10 +160,17 @@ def decode(raw: Mapping[str, Any], source: str) -> RunConfig:
     data = raw.get("data")
     if not (isinstance(data, Mapping) and data.get("task")):
         raise UserError(f"{source}: no task: name one, as in `targen generate copa`")
+    corpus = data.get("corpus")
+    if isinstance(corpus, Mapping) and not corpus.get("file"):
+        raise UserError(
+            f"{source}: `data.corpus` names no file: --seeds-field goes with --seeds FILE"
+        )
     try:
         config = msgspec.convert(raw, RunConfig)
     except msgspec.ValidationError as error:
         raise UserError(f"{source}: {error}") from error
+    if config.delivery.max_rows_per_seed and config.data.corpus is None:
+        raise UserError(f"{source}: --max-rows-per-seed is for seeds from a corpus: give --seeds")
     if config.delivery.base_url is not None:
         _check_url(config.delivery.base_url, source)
     return config

@@ -9,7 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from pathlib import Path
 from random import Random
 
@@ -33,6 +33,10 @@ from targen_async.tasks import Task, fixed_placeholders
 _NOWHERE = Context(index=0, text="", axes={})
 
 
+_HEAD_ROOM = 512
+"""Bytes for the counts in the first line."""
+
+
 class Summary(Struct, frozen=True, kw_only=True):
     """What became of a corpus; the first line of `seeds.jsonl`."""
 
@@ -44,6 +48,8 @@ class Summary(Struct, frozen=True, kw_only=True):
     words: tuple[int, int]
     texts: int
     usable: int
+    lines_sha256: str
+    """Of the lines below the first."""
     refused: dict[str, int]
     """Reason to count: `invalid` (length or characters), `duplicate`, `excluded`."""
 
@@ -123,6 +129,7 @@ def _open_corpus(
         words=task.corpus_words,
         texts=0,
         usable=0,
+        lines_sha256="",
         refused={},
     )
     if not _stands(path, wanted):
@@ -134,14 +141,19 @@ def _stands(path: Path, wanted: Summary) -> bool:
     try:
         with path.open("rb") as file:
             found = msgspec.json.decode(file.readline(), type=Summary)
+            digest = sha256()
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
     except (OSError, msgspec.DecodeError):
         return False
-    return replace(found, file=wanted.file, texts=0, usable=0, refused={}) == wanted
+    counted = replace(wanted, texts=found.texts, usable=found.usable, refused=found.refused)
+    return replace(counted, file=found.file, lines_sha256=digest.hexdigest()) == found
 
 
 def _copy(path: Path, source: Source, wanted: Summary, exclusion: Exclusion) -> None:
     seen: set[bytes] = set()
     counts: Counter[str] = Counter()
+    written = sha256()
 
     def lines() -> Iterator[bytes]:
         for number, text in read_texts(source):
@@ -152,7 +164,9 @@ def _copy(path: Path, source: Source, wanted: Summary, exclusion: Exclusion) -> 
             counts[problem or "usable"] += 1
             if problem is None:
                 seen.add(digest)
-                yield orjson.dumps([number, text], option=orjson.OPT_APPEND_NEWLINE)
+                line = orjson.dumps([number, text], option=orjson.OPT_APPEND_NEWLINE)
+                written.update(line)
+                yield line
 
     def head() -> bytes:
         usable = counts.pop("usable", 0)
@@ -163,10 +177,10 @@ def _copy(path: Path, source: Source, wanted: Summary, exclusion: Exclusion) -> 
             )
         texts = usable + counts.total()
         found = replace(wanted, texts=texts, usable=usable, refused=dict(sorted(counts.items())))
-        return msgspec.json.encode(found)
+        return msgspec.json.encode(replace(found, lines_sha256=written.hexdigest()))
 
     try:
-        write_headed(path, lines(), head)
+        write_headed(path, lines(), head, len(msgspec.json.encode(wanted)) + _HEAD_ROOM)
     except FileNotFoundError as error:
         raise UserError(f"data.corpus: cannot read {source.file}: it is not there") from error
 
@@ -198,7 +212,12 @@ def _refuse_contexts(task: Task) -> None:
 
 def _rounds(corpus: Corpus, n: int, rows_per_seed: int, most: int | None) -> int:
     """How often each text may be used. Raises UserError where that cannot give n rows."""
-    rounds = max(1, (most or rows_per_seed) // rows_per_seed)
+    rounds = (most or rows_per_seed) // rows_per_seed
+    if not rounds:
+        raise UserError(
+            f"--max-rows-per-seed {most} is less than the {rows_per_seed} rows that each seed "
+            f"gets: allow {rows_per_seed} or more, or set data.rows_per_seed"
+        )
     able = len(corpus) * rounds * rows_per_seed
     if able < n:
         need = -(-n // len(corpus))

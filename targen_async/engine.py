@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import anyio
+from msgspec import to_builtins
 
 from targen_async.ask import Asker
 from targen_async.chat import ChatClient
@@ -19,13 +20,14 @@ from targen_async.corpus import CorpusSeeds
 from targen_async.endpoint import NOWHERE, SIMULATED_NOTICE, check_endpoint, endpoint
 from targen_async.errors import RunStopped, TargenError
 from targen_async.journal import Kind
+from targen_async.lock import Lock
 from targen_async.manifest import Manifest, State, make_manifest
 from targen_async.opening import Parts, open_parts
 from targen_async.pipeline import Incoming, Send, Stage, Work, each, run_stages
 from targen_async.points import Contexts, Seeds
 from targen_async.probe import Probed, probe
 from targen_async.records import Usage, add_usage
-from targen_async.rundir import Lock, open_folder, write_manifest
+from targen_async.rundir import MANIFEST, open_folder, read_manifest, write_manifest
 from targen_async.slots import Blocks, Slots, unjudged
 from targen_async.sources import with_digests
 from targen_async.stages import Steps
@@ -194,8 +196,10 @@ class _Run:
         trailing = [] if done else [*self.contexts.notes, *self.seeds.notes]
         wasted = Usage() if done else add_usage(self.contexts.wasted, self.seeds.wasted)
         await self.committer.finish(trailing, wasted)
-        write_manifest(self.parts.place, self.manifest(final=True))
-        if (self.committer.done or self.offline) and not self.parts.found.swapped:
+        self._write_manifest(final=True)
+        # A reparse is over when it runs out of answers, but not when somebody ends it.
+        whole = self.committer.done or (self.offline and self.control.draining is None)
+        if whole and not self.parts.found.swapped:
             self.parts.journal.append(Kind.SWAPPED, b"")
             await self.parts.journal.sync()
             self.parts.found.swapped = True
@@ -233,7 +237,7 @@ class _Run:
         self.stats.in_flight = lambda: limited.in_flight
         known = Verdicts()
         if self.parts.found.generation is not None:
-            known = Verdicts.scan(self.parts.journal.path)
+            known = Verdicts.scan(self.parts.journal.path, self.parts.found.generation_at)
         steps = Steps(asker, self.parts.rows, self.config.data, known, plain=probed.plain)
         async with self._drained(breaker):
             await run_stages(self._stages(steps))
@@ -254,8 +258,9 @@ class _Run:
         blocks = Blocks(
             task,
             parts.plan,
+            self.control,
             size=self.block_size,
-            rows_per_seed=self.rows_per_seed,
+            seed_of=self._seed_of,
             random_seed=data.random_seed,
         )
         gather = unjudged if data.correction.mode == "off" else blocks.work
@@ -267,6 +272,11 @@ class _Run:
             Stage(name="correction", work=each(steps.correction), workers=calls),
             Stage(name="commit", work=self.committer.work, capacity=COMMIT_CAPACITY),
         ]
+
+    def _seed_of(self, slot: int) -> int:
+        """Which seed a row hangs on; a text of a corpus may come round again."""
+        seed, corpus = slot // self.rows_per_seed, self.parts.corpus
+        return seed % len(corpus) if corpus else seed
 
     def _seed_stages(self, steps: Steps) -> list[Stage]:
         """From nothing to seeds: by way of contexts, or out of a corpus."""
@@ -294,6 +304,7 @@ class _Run:
             self.control,
             self.stats,
             retry_before=parts.found.retry_before,
+            generation_at=parts.found.generation_at,
             offline=self.offline,
         )
 
@@ -337,7 +348,21 @@ class _Run:
     async def _keep_manifest(self) -> None:
         while True:
             await anyio.sleep(MANIFEST_EVERY_S)
-            write_manifest(self.parts.place, self.manifest(final=False))
+            self._write_manifest(final=False)
+
+    def _write_manifest(self, *, final: bool) -> None:
+        """Beside the rows it is of; where they stand apart, what they cost is told above too."""
+        parts = self.parts
+        manifest = self.manifest(final=final)
+        write_manifest(parts.place, manifest)
+        if parts.place != parts.folder and (parts.folder / MANIFEST).exists():
+            generation = parts.found.generation
+            above = read_manifest(parts.folder)
+            told = to_builtins(manifest)
+            above |= {name: told[name] for name in ("calls", "spent", "in_doubt")}
+            why = generation.why if generation else ""
+            above["remaking"] = {"why": why, "n": told["n"], "delivered": told["delivered"]}
+            write_manifest(parts.folder, above)
 
     def manifest(self, *, final: bool) -> Manifest:
         """What the folder holds at the last checkpoint."""

@@ -86,6 +86,10 @@ NO_SCHEMA = "no-schema"
 """Kind of a `Dead` that is no loss: the probe with a schema, where the one without was answered."""
 
 
+NEEDS_CALL = "needs_call"
+"""Kind of a `Dead` that a reparse left: it counts until the rows are next made anew."""
+
+
 class Dead(msgspec.Struct, frozen=True, kw_only=True):
     """A call that ended without an answer for good."""
 

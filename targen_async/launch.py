@@ -138,8 +138,14 @@ def run_generate(
         if manifest[0].state == "complete":
             return 0
     if control.draining == INTERRUPTED:
-        print(f"interrupted; `targen generate --out {out}` goes on from here", file=sys.stderr)
+        more = f"targen {again} {out}" if again else f"targen generate --out {out}"
+        print(f"interrupted; `{more}` goes on from here", file=sys.stderr)
         return 130
+    if again == "reparse" and manifest:
+        missing = manifest[0].n - manifest[0].delivered
+        print(
+            f"{missing} rows are missing: `targen generate --out {out}` makes them", file=sys.stderr
+        )
     return 1
 
 

@@ -59,6 +59,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Part of `spent` that bought no row: answers asked again and rows rejected."""
     in_doubt: Tokens
     """On top of `spent`, at worst: calls that were sent and whose answer never arrived."""
+    remaking: dict[str, Any] | None
+    """While rows are made anew in `next/`: why, how many are wanted and how many are there."""
     generation: int
     """How often the rows were made anew: by a retry, a reparse or a change of the task."""
     shards: list[ShardSeal]
@@ -116,6 +118,7 @@ def make_manifest(
         spent=_tokens(totals.usage, prices),
         wasted=_tokens(wasted, prices),
         in_doubt=_tokens(totals.in_doubt_worst, prices),
+        remaking=None,
         generation=len(parts.found.generations),
         shards=commit.files.shards,
         identity_broken_by=_identity_broken_by(parts),

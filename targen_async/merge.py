@@ -315,6 +315,7 @@ class _Merging:
             spent=_sum([one.spent for one in told]),
             wasted=_sum([one.wasted for one in told]),
             in_doubt=_sum([one.in_doubt for one in told]),
+            remaking=None,
             generation=0,
             shards=self._files.state().shards,
             identity_broken_by=[],

@@ -25,7 +25,6 @@ from targen_async.rundir import (
     INDEX,
     JOURNAL,
     NEXT,
-    SEEDS,
     Files,
     files_stand,
     finish_swap,
@@ -81,8 +80,6 @@ def open_parts(
         stack.callback(journal.close)
         ledger = Ledger(journal)
         found = recover(journal.path, journal, ledger)
-        if found.opened is None:
-            _refuse_orphans(folder)
         if found.opened is None or ledger.untouched:
             _begin(config, task, journal, found)
         changed = _check_identity(config, task, folder, found, accept_task_change)
@@ -140,16 +137,6 @@ def _grouping(task: Task) -> Grouping:
     if group is None:
         return Grouping()
     return Grouping(size=group.size, whole=group.whole, labels=group.labels)
-
-
-def _refuse_orphans(folder: Path) -> None:
-    """Rows without the journal they were made from cannot be gone on with, only overwritten."""
-    for path in sorted(folder.glob("*.jsonl")):
-        if path.name != SEEDS and path.stat().st_size:
-            raise UserError(
-                f"{folder} holds rows ({path.name}) but its journal is missing or empty: nothing "
-                "was touched; restore the journal, or choose another --out"
-            )
 
 
 def _begin(config: RunConfig, task: Task, journal: Journal, found: Recovered) -> None:
@@ -241,6 +228,8 @@ def _place(folder: Path, task: Task, journal: Journal, found: Recovered, why: Wh
 def _begin_generation(why: Why | None, task: Task, journal: Journal, found: Recovered) -> None:
     """Have the rows made anew, unless that is under way already."""
     under_way = None if found.swapped else found.generation
+    if why is None and under_way and under_way.why == "reparse":
+        raise UserError("a reparse of this run was ended half-way: let `targen reparse` finish it")
     if why is None:
         return
     if under_way and why != "task":

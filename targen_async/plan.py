@@ -5,7 +5,7 @@ wave k+1 is planned at a slot fixed when wave k was, from what has been committe
 the plan never depends on which answer came first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from math import ceil
 from random import Random
@@ -311,16 +311,18 @@ class RowPlan:
         return (got + (planned == label)) / (self.state.tried.get(planned, 0) + 1)
 
 
-def blocks(start: int, end: int, *, size: int, group: int, random_seed: int) -> list[list[int]]:
+def blocks(
+    start: int, end: int, *, size: int, seed_of: Callable[[int], int], random_seed: int
+) -> list[list[int]]:
     """Cut slots [start, end) into correction blocks of at most `size`, in a seeded permutation.
 
-    Slots of one group (`slot // group`) never share a block: a judge that sees siblings could guess
+    Slots of one seed (`seed_of(slot)`) never share a block: a judge that sees siblings could guess
     one's label from the other's.
     """
     random = Random(f"{random_seed}:block:{start}")
     groups: dict[int, list[int]] = {}
     for slot in range(start, end):
-        groups.setdefault(slot // group, []).append(slot)
+        groups.setdefault(seed_of(slot), []).append(slot)
     order = list(groups.values())
     random.shuffle(order)
     many = max(ceil((end - start) / size), max(map(len, order), default=1))

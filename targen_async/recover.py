@@ -8,6 +8,7 @@ from msgspec import Struct, field
 from targen_async.chat.wire import decode_completion
 from targen_async.errors import ChatError, ParseError, UserError
 from targen_async.journal import (
+    NEEDS_CALL,
     NO_SCHEMA,
     VERSION,
     Dead,
@@ -40,6 +41,8 @@ class Recovered(Struct, kw_only=True):
     """Why, for each time."""
     swapped: bool = True
     """Do the rows of the last generation stand in their place?"""
+    generation_at: int = 0
+    """Where the last generation begins in the journal."""
     retry_before: int = 0
     """Failures that stand before this offset are reopened."""
 
@@ -53,6 +56,7 @@ class Recovered(Struct, kw_only=True):
         self.generations.append(generation.why)
         self.targets = [Target(slot=0, n=self.targets[-1].n)]
         self.checkpoint = None
+        self.generation_at = offset
         if generation.why == "retry":
             self.retry_before = offset
 
@@ -92,7 +96,7 @@ def recover(path: Path, journal: Journal, ledger: Ledger) -> Recovered:
         elif frame.kind == Kind.DEAD:
             dead = msgspec.msgpack.decode(payload, type=Dead)
             found.memos[dead.memo] = frame.offset
-            if dead.kind != NO_SCHEMA and dead.memo not in dead_memos:
+            if dead.kind not in (NO_SCHEMA, NEEDS_CALL) and dead.memo not in dead_memos:
                 dead_memos.add(dead.memo)
                 ledger.dead += 1
         elif frame.kind == Kind.CHECKPOINT:

@@ -22,6 +22,7 @@ from targen_async.parse import (
     outputs_form,
     read,
     read_list,
+    read_verdicts,
     verdicts_form,
 )
 from targen_async.records import (
@@ -74,8 +75,10 @@ class Rows:
         self._judge = data.correction.model or data.model
         self.task = task
         self.forms = forms
+        self._verdict_form = forms.correction
         # Seeds of a call and verdicts of a batch are asked for one by one, close together.
         self.seeds = lru_cache(_CACHED_ANSWERS)(self._read_seeds)
+        self.judges = lru_cache(_CACHED_ANSWERS)(self._judges)
         self._verdicts = lru_cache(_CACHED_ANSWERS)(self._read_verdicts)
         shown = task.correction.show or tuple(task.fields)
         self._shown = tuple(name for name in task.fields if name in shown)
@@ -116,12 +119,13 @@ class Rows:
             for item in items
         }
 
-    def holds_verdict(self, offset: int, id_: str) -> bool:
-        """Can the answer at `offset` be read, and does it judge the row that `id_` stood for?"""
+    def _judges(self, offset: int, ids: tuple[str, ...]) -> bool:
+        """Does the answer at `offset` give a verdict on each of `ids`, and on nothing else?"""
         try:
-            return id_ in self._verdicts(offset)[1]
+            read_verdicts(answer_text(self._result(offset, self._judge)), self._verdict_form, ids)
         except ParseError:
             return False
+        return True
 
     def vote(self, ballot: Ballot) -> Vote | None:
         """What a judge said; None where the judgement failed."""
@@ -164,7 +168,8 @@ class Rows:
         """Why each of the rows of one call is not valid, or None. Twins stand and fall together."""
         rows = [self.fields(call, outputs) for call in calls]
         found = [
-            self.task.objection(row, self.label(call, outputs)) or self._kept_out(row)
+            self.task.objection(row, self.label(call, outputs))
+            or self._kept_out({**row, "the label": self.label(call, outputs)})
             for call, row in zip(calls, rows, strict=True)
         ]
         if not any(found) and (reason := self.task.group_objection(rows)):

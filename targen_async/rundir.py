@@ -5,15 +5,12 @@ or made again from the first record.
 """
 
 import errno
-import fcntl
 import os
-import socket
 import tomllib
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import orjson
@@ -23,6 +20,7 @@ from targen_async import config as configuration
 from targen_async.config import RunConfig
 from targen_async.errors import RunStopped, UserError
 from targen_async.journal import DISK_FULL
+from targen_async.lock import LOCK
 
 JOURNAL = "journal"
 MANIFEST = "manifest.json"
@@ -33,7 +31,6 @@ INDEX = "distinct.sqlite"
 SEEDS = "seeds.jsonl"
 NEXT = "next"
 """Where a new generation of the line files is made; it moves up when it is complete."""
-LOCK = "lock"
 
 
 def shard_name(index: int) -> str:
@@ -57,54 +54,10 @@ class FilesState(Struct, frozen=True, kw_only=True):
     failures_bytes: int = 0
 
 
-class Lock:
-    """Holds a folder for this process; the kernel lets go of it when the process ends."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / LOCK
-
-    def __enter__(self) -> Self:
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(self._fd, 200, 0).decode("utf-8", "replace").strip()
-            os.close(self._fd)
-            raise UserError(
-                f"{self._path.parent} is in use by {holder or 'another process'}; "
-                "wait for it, or choose another --out"
-            ) from error
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        os.ftruncate(self._fd, 0)
-        os.close(self._fd)
-
-
-def lock_holder(folder: Path) -> str | None:
-    """Who works in a folder right now; None: nobody does."""
-    try:
-        fd = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
-    finally:
-        os.close(fd)
-    return None
-
-
 def open_folder(folder: Path) -> None:
     """Make the folder, or say in one sentence why it cannot be used."""
+    if folder.is_dir():
+        _refuse_orphans(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / LOCK
@@ -121,6 +74,21 @@ def open_folder(folder: Path) -> None:
         raise UserError(
             f"{folder} is not empty and not a run (it holds {strangers[0]}); choose another --out"
         )
+
+
+def _refuse_orphans(folder: Path) -> None:
+    """Rows without the journal they were made from cannot be gone on with, only overwritten."""
+    journal = folder / JOURNAL
+    if journal.is_file() and journal.stat().st_size:
+        return
+    for path in sorted(folder.glob("*.jsonl")):
+        if path.name != SEEDS and path.stat().st_size:
+            if (folder / MANIFEST).exists() and "sources" in read_manifest(folder):
+                raise UserError(f"{folder} is a merged set, not a run; choose another --out")
+            raise UserError(
+                f"{folder} holds rows ({path.name}) but its journal is missing or empty: nothing "
+                "was touched; restore the journal, or choose another --out"
+            )
 
 
 _OURS = {
@@ -150,7 +118,7 @@ def read_config(folder: Path) -> RunConfig:
     path = folder / RUN_TOML
     try:
         return configuration.decode(tomllib.loads(path.read_text("utf-8")), str(path))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} holds no run (there is no {RUN_TOML} in it)") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
@@ -171,15 +139,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise _stopped(path, error) from error
 
 
-_HEAD_BYTES = 4096
-
-
-def write_headed(path: Path, lines: Iterable[bytes], head: Callable[[], bytes]) -> None:
-    """Replace a file by `lines` below a first line that is known only after them."""
+def write_headed(
+    path: Path, lines: Iterable[bytes], head: Callable[[], bytes], head_bytes: int
+) -> None:
+    """Replace a file by `lines` below a first line of at most `head_bytes`, known after them."""
     beside = path.with_name(f".{path.name}.new")
     try:
         with beside.open("wb") as file:
-            file.write(b" " * _HEAD_BYTES + b"\n")
+            file.write(b" " * head_bytes + b"\n")
             file.writelines(lines)
             file.seek(0)
             file.write(head())
@@ -355,11 +322,17 @@ def finish_swap(folder: Path) -> None:
     new = folder / NEXT
     if not new.is_dir():
         return
-    for name in (INDEX, INDEX + "-wal", INDEX + "-shm"):
-        (folder / name).unlink(missing_ok=True)
-    moved = {path.name for path in new.iterdir()}
-    for name in sorted(moved):
-        (new / name).replace(folder / name)
+    if (new / MANIFEST).exists():
+        for name in (INDEX, INDEX + "-wal", INDEX + "-shm"):
+            if (new / INDEX).exists():
+                (folder / name).unlink(missing_ok=True)
+        shards = {shard["name"] for shard in read_manifest(new)["shards"]}
+        for old in folder.glob("instances-*.jsonl"):
+            if old.name not in shards:
+                old.unlink()
+    # The manifest goes last: while it is here, the rest may still have to be moved.
+    for path in sorted(new.iterdir(), key=lambda path: path.name == MANIFEST):
+        path.replace(folder / path.name)
     sync_folder(folder)
     new.rmdir()
 
@@ -369,7 +342,7 @@ def to_line(value: Any) -> bytes:  # noqa: ANN401
     return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def write_manifest(folder: Path, manifest: Struct) -> None:
+def write_manifest(folder: Path, manifest: Struct | dict[str, Any]) -> None:
     data = orjson.dumps(msgspec.to_builtins(manifest), option=orjson.OPT_INDENT_2)
     write_atomically(folder / MANIFEST, data + b"\n")
 

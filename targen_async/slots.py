@@ -1,6 +1,6 @@
 """From seeds to slots, and from slots to correction blocks: where the plan meets the streams."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from targen_async.control import RunControl
@@ -80,12 +80,20 @@ class Blocks:
     """
 
     def __init__(
-        self, task: Task, plan: RowPlan, *, size: int, rows_per_seed: int, random_seed: int
+        self,
+        task: Task,
+        plan: RowPlan,
+        control: RunControl,
+        *,
+        size: int,
+        seed_of: Callable[[int], int],
+        random_seed: int,
     ) -> None:
         self._task = task
         self._plan = plan
+        self._control = control
         self._size = size
-        self._rows_per_seed = rows_per_seed
+        self._seed_of = seed_of
         self._random_seed = random_seed
         self._block_of: dict[int, tuple[int, ...]] = {}
         """Slot to the slots of its block, for windows that are not complete yet."""
@@ -102,20 +110,24 @@ class Blocks:
             block = self._block_of[slot]
             if all(member in self._answers for member in block):
                 await self._release(block, send)
+        if self._control.draining is None:
+            # The seeds ran dry: what waits for rows that will never be is judged without them.
+            for block in sorted({self._block_of[slot] for slot in self._answers}):
+                await self._release(block, send)
 
     def _draw(self, slot: int) -> None:
         """Draw the blocks of the window that `slot` lies in."""
         wave, group = self._plan.wave_of(slot)[1], self._plan.grouping.size
         start, end = window_of(wave, slot, self._size, group)
         drawn = blocks(
-            start, end, size=self._size, group=self._rows_per_seed, random_seed=self._random_seed
+            start, end, size=self._size, seed_of=self._seed_of, random_seed=self._random_seed
         )
         for block in drawn:
             for member in block:
                 self._block_of[member] = tuple(block)
 
     async def _release(self, block: tuple[int, ...], send: Send) -> None:
-        answers = [self._answers.pop(slot) for slot in block]
+        answers = [self._answers.pop(slot) for slot in block if slot in self._answers]
         for slot in block:
             del self._block_of[slot]
         members = tuple(a for a in answers if a.failure is None and a.invalid is None)

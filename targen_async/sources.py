@@ -56,11 +56,15 @@ class Exclusion:
         self._texts: set[int] = set()
         self._grams: set[int] = set()
         for source in sources:
+            texts = 0
             for _, value in read_texts(source, all_fields=source.field is None):
+                texts += 1
                 words = normalised(value).split()
                 if len(words) >= SHORTEST:
                     self._texts.add(_hash(words))
                 self._grams.update(_hash(words[at : at + GRAM]) for at in _starts(words))
+            if not texts:
+                raise UserError(f"{source.file} holds no text that could be kept out")
 
     def objection(self, text: str) -> str | None:
         """Why a text must stay out, or None."""

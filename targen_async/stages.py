@@ -65,6 +65,7 @@ class Steps:
         self._data = data
         self._plain = plain
         self._labels = "\n".join(f"- {name}: {about}" for name, about in rows.task.labels.items())
+        self._question = self.request(self.correction_prompt([]), "", 0)
         self.seeds_per_call = data.seeds_per_context or rows.task.seeds.per_call
 
     # ---- requests
@@ -225,9 +226,9 @@ class Steps:
         for member in members:
             digest = self._digest(self._view(member))
             for offset, key, count, place in self._known.of(member.call.slot, vote, digest):
-                id_ = item_ids(self._data.random_seed, key, count)[place]
-                if self._rows.holds_verdict(offset, id_):
-                    ballots[member.call.slot] = Ballot(offset=offset, id=id_)
+                ids = tuple(item_ids(self._data.random_seed, key, count))
+                if self._rows.judges(offset, ids):
+                    ballots[member.call.slot] = Ballot(offset=offset, id=ids[place])
                     break
             else:
                 rest.append(member)
@@ -238,9 +239,8 @@ class Steps:
         return self._rows.judged_view(member.call, member.offset, shown=shown)
 
     def _digest(self, view: dict[str, str]) -> bytes:
-        correction = self._data.correction
-        template = self._task.template("correction").digest
-        return digest_of(template, self._labels, correction.model or self._data.model, view)
+        """All that a judge is told of a row: the request without its other items."""
+        return digest_of(self._question, view)
 
     async def _judge(
         self, key: str, vote: int, members: list[SlotAnswer], ballots: dict[int, Ballot]

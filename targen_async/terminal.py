@@ -16,9 +16,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from targen_async.lock import lock_holder
 from targen_async.manifest import Manifest
 from targen_async.records import Instance
-from targen_async.rundir import FAILURES, REJECTED, lock_holder, read_manifest
+from targen_async.rundir import FAILURES, REJECTED, read_manifest
 from targen_async.settle import OPEN_LABEL
 from targen_async.shards import read_shards
 from targen_async.stats import Stats

@@ -21,12 +21,17 @@ class Verdicts:
         self._found: dict[tuple[int, int], list[tuple[bytes, int, int, str, int]]] = {}
 
     @classmethod
-    def scan(cls, path: Path) -> "Verdicts":
-        """Read a journal once and note which answer judged which row."""
+    def scan(cls, path: Path, before: int) -> "Verdicts":
+        """Read a journal up to the offset `before` and note which answer judged which row.
+
+        What a generation finds there does not depend on when it is looked for.
+        """
         known = cls()
         shown: dict[str, Items] = {}
         asked: dict[int, str] = {}
         for frame in frames(path):
+            if frame.offset >= before:
+                break
             if frame.kind == Kind.ITEMS:
                 items = msgspec.msgpack.decode(frame.payload, type=Items)
                 shown[items.key] = items

@@ -20,6 +20,7 @@ from targen_async.config import Data
 from targen_async.corpus import Corpus
 from targen_async.errors import TargenError, UserError
 from targen_async.journal import VERSION
+from targen_async.lock import lock_holder
 from targen_async.merged import FolderManifest, decode_manifest, split_key
 from targen_async.opening import prompt_digest
 from targen_async.records import Failure, Instance, Rejection
@@ -32,7 +33,6 @@ from targen_async.rundir import (
     REJECTED,
     SEEDS,
     ShardSeal,
-    lock_holder,
     read_config,
     shard_name,
 )

@@ -5,8 +5,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,14 @@ def targen(
         env=clean | environment,
         check=False,
     )
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 60) -> None:
+    """Look every few milliseconds; machines are of all speeds, so no test sleeps for a start."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.01)
 
 
 def manifest(out: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ FLOORS: dict[str, int] = {
         0: "errors records",
         1: "config control journal parse pipeline plan shards stats"
         " taskcheck tasklabels taskread tasks taskspec validators words",
-        2: "chat chat.http chat.limit chat.retry chat.wire distinct ledger rows rundir sources"
+        2: "chat chat.http chat.limit chat.retry chat.wire distinct ledger lock rows rundir sources"
         " verdicts",
         3: "ask commit points settle slots state",
         4: "corpus probe recover stages",

@@ -155,16 +155,20 @@ def test_a_raised_n_plans_only_what_is_missing() -> None:
 def test_blocks_hold_every_slot_once_and_no_two_of_a_group(
     start: int, length: int, size: int, group: int, seed: int
 ) -> None:
-    cut = blocks(start, start + length, size=size, group=group, random_seed=seed)
+    cut = blocks(
+        start, start + length, size=size, seed_of=lambda slot: slot // group, random_seed=seed
+    )
     assert sorted(slot for block in cut for slot in block) == list(range(start, start + length))
     for block in cut:
         assert len({slot // group for slot in block}) == len(block), "siblings share a block"
         assert len(block) <= max(size, 1)
-    assert cut == blocks(start, start + length, size=size, group=group, random_seed=seed)
+    assert cut == blocks(
+        start, start + length, size=size, seed_of=lambda slot: slot // group, random_seed=seed
+    )
 
 
 def test_blocks_are_a_permutation_not_the_order_of_the_slots() -> None:
-    cut = blocks(0, 80, size=10, group=1, random_seed=0)
+    cut = blocks(0, 80, size=10, seed_of=lambda slot: slot, random_seed=0)
     assert cut != [list(range(i, i + 10)) for i in range(0, 80, 10)]
 
 

@@ -78,7 +78,7 @@ def answered(call: SlotCall, *, lost: bool) -> SlotAnswer:
 def gathered(order: Callable[[list[int]], None], lost: set[int]) -> dict[str, tuple[int, ...]]:
     """The blocks that come of 60 slots arriving in some order, some of them without a row."""
     plan = plan_of(60)
-    blocks = Blocks(TASK, plan, size=4, rows_per_seed=2, random_seed=7)
+    blocks = Blocks(TASK, plan, RunControl(), size=4, seed_of=lambda slot: slot // 2, random_seed=7)
     out: dict[str, tuple[int, ...]] = {}
     passed: list[int] = []
 

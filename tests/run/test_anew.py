@@ -185,3 +185,142 @@ def test_the_old_rows_stand_until_the_new_ones_are_complete_whenever_it_is_kille
     assert len(rows(out)) == 200 and not (out / "next").exists()
     template = {row["provenance"]["templates"]["correction"] for row in rows(out)}
     assert len(template) == 1
+
+
+def test_a_reparse_that_is_interrupted_leaves_the_rows_as_they_were(tmp_path: Path) -> None:
+    task, out = own(tmp_path), tmp_path / "run"
+    with simulator() as endpoint:
+        made(task, out, endpoint, 1500)
+    before = shard_bytes(out)
+    child = subprocess.Popen(command("reparse", out, "--quiet"), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 20
+    while not (out / "next" / "instances-00000.jsonl").exists():
+        assert time.monotonic() < deadline and child.poll() is None
+        time.sleep(0.005)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=30)
+    assert child.returncode in (0, 130)
+    assert child.returncode == 0 or "interrupted" in said
+    assert shard_bytes(out) == before
+    again = targen("generate", "--out", out)
+    if again.returncode:
+        # Ended before the last row; else the new rows only had to be put in their place.
+        assert again.returncode == 2 and "let `targen reparse` finish it" in again.stderr
+        assert targen("reparse", out, "--quiet").returncode == 0
+    assert shard_bytes(out) == before
+    assert manifest(out)["delivered"] == 1500 and manifest(out)["remaking"] is None
+
+
+def test_shards_that_a_shorter_generation_does_not_have_are_gone(tmp_path: Path) -> None:
+    task, out = own(tmp_path), tmp_path / "run"
+    flags = ("-n", 40, "--out", out, "--simulate", "--quiet")
+    more = ("--set", "delivery.rows_per_shard=10")
+    assert targen("generate", task, *flags, *more).returncode == 0
+    edit(task / "task.toml", r"words = \[2, 25\]", "words = [6, 8]")
+    done = targen("reparse", out, "--quiet")
+    told = manifest(out)
+    assert done.returncode == 1
+    assert f"{40 - told['delivered']} rows are missing" in done.stderr
+    assert told["state"] == "stopped" and told["reason"] == "all answers are read again"
+    shards = sorted(path.name for path in out.glob("instances-*.jsonl"))
+    assert shards == [shard["name"] for shard in told["shards"]]
+    assert len(rows(out)) == told["delivered"] < 30
+    assert targen("verify", out).returncode == 0
+
+
+def test_a_half_finished_swap_is_finished_by_the_next_start(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    more = ("--set", "delivery.rows_per_shard=10", "--quiet", "--simulate")
+    assert targen("generate", "cb", "-n", 40, "--out", out, *more).returncode == 0
+    assert targen("reparse", out, "--quiet").returncode == 0
+    before = shard_bytes(out)
+    (out / "next").mkdir()
+    for name in ("instances-00000.jsonl", "instances-00002.jsonl", "manifest.json"):
+        (out / name).rename(out / "next" / name)
+    (out / "instances-00009.jsonl").write_bytes(b"{}\n")
+    assert targen("generate", "--out", out, "--quiet").returncode == 0
+    assert shard_bytes(out) == before and not (out / "next").exists()
+
+
+NOISE = {"label_noise": 0.15, "malformed": 0.3, "missing_ids": 0.5}
+
+
+def test_a_retry_puts_judgements_again_that_did_not_fit_their_rows(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with simulator(**NOISE) as endpoint:
+        before = made(own(tmp_path), out, endpoint, 100)
+        lost = sum(n for what, n in before["failed"].items() if what.startswith("correction"))
+        assert lost, "no judgement failed; choose another seed"
+        counted = asked(endpoint)["correction"]
+        assert targen("retry", out, "--quiet").returncode == 0
+        assert asked(endpoint)["correction"] > counted
+
+
+@pytest.mark.parametrize("votes", [1, 3])
+def test_after_a_retry_and_a_larger_n_files_are_made_again_without_a_call(
+    tmp_path: Path, votes: int
+) -> None:
+    task, out = own(tmp_path), tmp_path / "run"
+    with simulator(**NOISE) as endpoint:
+        flags = ("--out", out, *endpoint.flags, "--quiet", "--votes", votes)
+        assert targen("generate", task, "-n", 80, *flags).returncode == 0
+        assert targen("retry", out, "--quiet").returncode == 0
+        assert targen("generate", "--out", out, "-n", 110, "--quiet").returncode == 0
+        before, counted = shard_bytes(out), asked(endpoint)
+        (out / "instances-00000.jsonl").unlink()
+        done = targen("generate", "--out", out, "--quiet")
+        assert done.returncode == 0, done.stderr
+        assert (shard_bytes(out), asked(endpoint)) == (before, counted)
+
+
+def test_what_a_reparse_left_out_stays_out_until_a_retry(tmp_path: Path) -> None:
+    """A row that the loosened check lets in was never judged."""
+    task, out = own(tmp_path), tmp_path / "run"
+    edit(task / "task.toml", r"words = \[2, 25\]", "words = [6, 8]")
+    with simulator() as endpoint:
+        made(task, out, endpoint, 40)
+        edit(task / "task.toml", r"words = \[6, 8\]", "words = [2, 25]")
+        targen("reparse", out, "--quiet")
+        told, before, counted = manifest(out), shard_bytes(out), asked(endpoint)
+        assert told["failed"]["correction.needs_call"] > 0
+        (out / "rejected.jsonl").unlink()
+        assert targen("generate", "--out", out, "--quiet").returncode == 0
+        assert shard_bytes(out).startswith(before)
+        assert asked(endpoint)["correction"] - counted["correction"] <= 5
+        counted = asked(endpoint)
+        assert targen("retry", out, "--quiet").returncode == 0
+        assert asked(endpoint)["correction"] > counted["correction"]
+        assert "correction.needs_call" not in manifest(out)["failed"]
+
+
+def test_another_description_is_another_question_to_the_judge(tmp_path: Path) -> None:
+    task, out = own(tmp_path), tmp_path / "run"
+    for name in ("contexts", "seeds", "instances.neutral", "instances.entailment"):
+        edit(task / f"{name}.txt", r"\{\{ description \}\}", "")
+    edit(task / "instances.contradiction.txt", r"\{\{ description \}\}", "")
+    with simulator(task_folders=[str(task)]) as endpoint:
+        made(task, out, endpoint, 40)
+        counted = asked(endpoint)
+        edit(task / "task.toml", r'description = "', 'description = "In short: ')
+        flags = ("generate", task, "--out", out, "-n", 40, *endpoint.flags, "--quiet")
+        done = targen(*flags, "--accept-task-change")
+        assert done.returncode == 0, done.stderr
+        again = {stage: n - counted[stage] for stage, n in asked(endpoint).items()}
+    assert again["correction"] >= counted["correction"] - 1
+    assert again["instances"] == again["seeds"] == again["contexts"] == 0
+
+
+def test_what_a_generation_costs_is_told_while_it_is_under_way(tmp_path: Path) -> None:
+    task, out = own(tmp_path), tmp_path / "run"
+    with simulator(task_folders=[str(task)]) as endpoint:
+        before = made(task, out, endpoint, 60)
+        port = endpoint.port
+    edit(task / "instances.neutral.txt", r"We are building a data set\.", "We build a data set.")
+    with simulator(port, error_rate=1.0) as endpoint:
+        flags = ("generate", task, "--out", out, *MODEL, "--base-url", endpoint.url, "-n", 60)
+        done = targen(*flags, "--accept-task-change", "--quiet", "--give-up-after", 3)
+        assert done.returncode == 1
+    told = manifest(out)
+    assert told["remaking"] == {"why": "task", "n": 60, "delivered": told["remaking"]["delivered"]}
+    assert told["shards"] == before["shards"] and told["delivered"] == 60
+    assert told["calls"]["refused"] > before["calls"]["refused"]

@@ -1,17 +1,17 @@
 """Seeds out of a file of the user's, and texts that must stay out."""
 
 import json
-import os
 import random
-import signal
 import subprocess
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from targen_async.config import Source
 from targen_async.errors import UserError
+from targen_async.journal import Items, Kind, frames
 from targen_async.sources import Exclusion, read_texts
 from tests.running import command, digest, lines, manifest, rows, simulator, targen
 
@@ -35,6 +35,10 @@ def corpus(folder: Path, count: int, extra: tuple[str, ...] = ()) -> Path:
     texts = [*(passage(number) for number in range(count)), *extra]
     file.write_text("".join(json.dumps({"id": 1, "text": text}) + "\n" for text in texts))
     return file
+
+
+def size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 def from_corpus(file: Path) -> tuple[object, ...]:
@@ -77,8 +81,10 @@ def test_a_run_goes_on_without_the_file_and_its_bytes_do_not_depend_on_kills(
         more = ("--out", out, *endpoint.flags, "--max-in-flight", 6)
         for _ in range(3):
             child = subprocess.Popen(command(*flags, *more), stderr=subprocess.DEVNULL)
-            time.sleep(1.0)
-            os.kill(child.pid, signal.SIGKILL)
+            grown = size(out / "journal") + 60_000
+            while size(out / "journal") < grown and child.poll() is None:
+                time.sleep(0.01)
+            child.kill()
             child.wait()
         file.rename(tmp_path / "elsewhere.jsonl")
         done = targen("generate", "--out", out, "--quiet", "--max-in-flight", 20)
@@ -236,3 +242,92 @@ def test_n_of_twins_is_even(tmp_path: Path) -> None:
     done = targen("generate", "axg", "-n", 21, "--out", tmp_path / "run")
     assert done.returncode == 2
     assert "make n a multiple of 2, not 21" in done.stderr
+
+
+def test_rows_of_the_last_texts_are_judged_though_the_plan_went_beyond_them(tmp_path: Path) -> None:
+    file, out = corpus(tmp_path, 20), tmp_path / "run"
+    with simulator(label_noise=0.1, malformed=0.1) as endpoint:
+        flags = ("generate", "boolq", "--out", out, *from_corpus(file), *endpoint.flags, "--quiet")
+        assert targen(*flags, "-n", 15).returncode == 0
+        done = targen(*flags, "-n", 40)
+        answered = endpoint.stats()["by_stage"]["instances"]
+    told = manifest(out)
+    lost = sum(told["failed"].values()) + sum(told["rejected"].values()) + told["surplus"]
+    assert told["delivered"] + lost == 40
+    assert told["delivered"] > 30 and answered >= 40
+    assert done.returncode == (0 if told["delivered"] == 40 else 1)
+    assert done.returncode == 0 or "are used up" in done.stderr
+
+
+def test_rows_of_one_text_are_never_judged_together_in_whatever_round(tmp_path: Path) -> None:
+    file, out = corpus(tmp_path, 5), tmp_path / "run"
+    flags = ("generate", "boolq", "-n", 40, "--out", out, *from_corpus(file), "--quiet")
+    done = targen(*flags, "--max-rows-per-seed", 16)
+    assert done.returncode == 0, done.stderr
+    blocks = [
+        msgspec.msgpack.decode(frame.payload, type=Items)
+        for frame in frames(out / "journal")
+        if frame.kind == Kind.ITEMS
+    ]
+    assert blocks
+    for block in blocks:
+        texts = [slot // 2 % 5 for slot, _ in block.rows]
+        assert len(set(texts)) == len(texts)
+
+
+def test_many_files_may_be_kept_out(tmp_path: Path) -> None:
+    file, out = corpus(tmp_path, 20), tmp_path / "run"
+    kept_out: list[object] = []
+    for number in range(70):
+        (tmp_path / f"{number}.txt").write_text(passage(1000 + number))
+        kept_out += ["--exclude", tmp_path / f"{number}.txt"]
+    flags = ("generate", "boolq", "-n", 20, "--out", out, *from_corpus(file), "--quiet")
+    assert targen(*flags, *kept_out).returncode == 0
+
+
+def test_a_free_answer_may_not_repeat_what_is_kept_out_either(tmp_path: Path) -> None:
+    task = Path(__file__).parents[2] / "examples" / "instructions"
+    first, second = tmp_path / "a", tmp_path / "b"
+    assert targen("generate", task, "-n", 10, "--out", first, "--simulate").returncode == 0
+    answers = {row["label"] for row in rows(first)}
+    (tmp_path / "old.txt").write_text("\n".join(" ".join(text.split()) for text in answers))
+    flags = ("-n", 10, "--out", second, "--simulate", "--exclude", tmp_path / "old.txt")
+    targen("generate", task, *flags)
+    assert not answers & {row["label"] for row in rows(second)}
+    details = [r["detail"] for r in lines(second / "rejected.jsonl")]
+    assert any("the label is an excluded text" in detail for detail in details)
+
+
+def test_a_copy_of_the_corpus_that_was_changed_is_made_again(tmp_path: Path) -> None:
+    file, out = corpus(tmp_path, 40), tmp_path / "run"
+    flags = ("generate", "boolq", "--out", out, *from_corpus(file), "--quiet")
+    assert targen(*flags, "-n", 20).returncode == 0
+    before = (out / "seeds.jsonl").read_bytes()
+    with (out / "seeds.jsonl").open("ab") as copy:
+        copy.write(b'[41,"another text"]\n')
+    assert targen(*flags, "-n", 30).returncode == 0
+    assert (out / "seeds.jsonl").read_bytes() == before
+    assert targen("verify", out).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--seeds-field", "text"), "--seeds-field goes with --seeds FILE"),
+        (("--max-rows-per-seed", 4), "give --seeds"),
+        (("--exclude", "empty.txt"), "holds no text that could be kept out"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_one_sentence(
+    tmp_path: Path, flags: tuple[object, ...], words: str
+) -> None:
+    (tmp_path / "empty.txt").write_text("\n\n")
+    given = [tmp_path / flag if flag == "empty.txt" else flag for flag in flags]
+    done = targen("generate", "boolq", "-n", 20, "--out", tmp_path / "run", *given)
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_fewer_rows_a_text_than_a_seed_gets_are_refused(tmp_path: Path) -> None:
+    flags = ("-n", 20, "--out", tmp_path / "run", *from_corpus(corpus(tmp_path, 30)))
+    done = targen("generate", "boolq", *flags, "--max-rows-per-seed", 1)
+    assert done.returncode == 2 and "less than the 2 rows" in done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import NOISY, command, digest, manifest, shard_bytes, simulator, targen
+from tests.running import NOISY, command, digest, manifest, shard_bytes, simulator, targen, wait_for
 
 LATENCY = {"latency_ms": 30, "latency_sigma": 1.0}
 
@@ -78,7 +78,8 @@ def test_trap_18_tokens_over_three_starts_equal_the_servers_count(tmp_path: Path
             run = subprocess.Popen(
                 command("generate", *flags), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             )
-            time.sleep(1.2)
+            enough = endpoint.stats()["served"] + 100
+            wait_for(lambda enough=enough: endpoint.stats()["served"] >= enough)
             run.send_signal(signal.SIGINT)
             _, said = run.communicate(timeout=30)
             assert run.returncode == 130
@@ -96,7 +97,7 @@ def test_ctrl_c_twice_stops_at_once_and_the_run_resumes(tmp_path: Path) -> None:
     with simulator(stall_rate=1.0, stall_s=20.0) as slow:
         flags = ("copa", "-n", 30, *slow.flags, "--out", tmp_path / "run")
         run = subprocess.Popen(command("generate", *flags), stderr=subprocess.PIPE)
-        time.sleep(1.5)
+        wait_for(lambda: slow.stats()["in_flight"])
         run.send_signal(signal.SIGINT)
         time.sleep(0.5)
         assert run.poll() is None, "the first Ctrl-C waits for calls under way"
@@ -115,7 +116,7 @@ def test_calls_that_do_not_come_back_are_abandoned_after_the_drain(tmp_path: Pat
     with simulator(stall_rate=1.0, stall_s=30.0) as endpoint:
         flags = ("--set", "delivery.drain_s=1", *endpoint.flags, "--out", tmp_path / "run")
         run = subprocess.Popen(command("generate", "copa", *flags), stderr=subprocess.DEVNULL)
-        time.sleep(1.5)
+        wait_for(lambda: endpoint.stats()["in_flight"])
         started = time.monotonic()
         run.send_signal(signal.SIGINT)
         assert run.wait(20) == 130
