@@ -12,6 +12,8 @@ TargenError
 └── ParseError     the model answered in another form than asked for
 """
 
+from targen_async.records import RateLimits
+
 
 class TargenError(Exception):
     """Base of every error this package raises on purpose."""
@@ -34,13 +36,22 @@ class ChatError(TargenError):
 
 
 class RateLimited(ChatError):
-    """429 (or a 503 with Retry-After). `retry_after_s` is the server's wish, if it had one."""
+    """429 (or a 503 with Retry-After). `retry_after_s` is the server's wish, if it had one.
+
+    `rate_limits`: what the refusal said of the limits.
+    """
 
     def __init__(
-        self, message: str, *, status: int | None = None, retry_after_s: float | None = None
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        rate_limits: RateLimits | None = None,
     ) -> None:
         super().__init__(message, status=status)
         self.retry_after_s = retry_after_s
+        self.rate_limits = rate_limits
 
 
 class Unavailable(ChatError):
@@ -78,3 +89,18 @@ class ParseError(TargenError):
     def __init__(self, message: str, *, kind: str = "malformed") -> None:
         super().__init__(message)
         self.kind = kind
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """What went wrong first, out of the groups that task groups make; our own errors first."""
+    causes: list[BaseException] = []
+
+    def collect(one: BaseException) -> None:
+        if isinstance(one, BaseExceptionGroup):
+            for inner in one.exceptions:
+                collect(inner)
+        else:
+            causes.append(one)
+
+    collect(error)
+    return next((cause for cause in causes if isinstance(cause, TargenError)), causes[0])

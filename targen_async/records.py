@@ -45,6 +45,22 @@ class Usage(Struct, frozen=True, kw_only=True):
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    """The part of `prompt_tokens` that the provider's prefix cache held."""
+
+
+class RateLimits(Struct, frozen=True, kw_only=True):
+    """What an endpoint says of its limits beside an answer; None where it does not say.
+
+    `*_reset_s`: seconds until the limit is whole again.
+    """
+
+    requests_limit: float | None = None
+    requests_remaining: float | None = None
+    requests_reset_s: float | None = None
+    tokens_limit: float | None = None
+    tokens_remaining: float | None = None
+    tokens_reset_s: float | None = None
 
 
 class ChatResult(Struct, frozen=True, kw_only=True):
@@ -62,6 +78,8 @@ class ChatResult(Struct, frozen=True, kw_only=True):
     """Where the journal keeps the raw answer; -1 where nothing records."""
     latency_s: float = 0.0
     attempts: int = 1
+    rate_limits: RateLimits | None = None
+    """None where the endpoint says nothing of them."""
 
 
 class Failure(Struct, frozen=True, kw_only=True):
@@ -250,4 +268,5 @@ def add_usage(a: Usage, b: Usage | None) -> Usage:
     return Usage(
         prompt_tokens=a.prompt_tokens + b.prompt_tokens,
         completion_tokens=a.completion_tokens + b.completion_tokens,
+        cached_prompt_tokens=a.cached_prompt_tokens + b.cached_prompt_tokens,
     )

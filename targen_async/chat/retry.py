@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+import time
 from collections.abc import Callable
 
 import anyio
@@ -53,6 +54,7 @@ class Breaker:
         self._reason = ""
         self._open = False
         self._opened_at = 0.0
+        self._opened_clock = ""
         self._probe_at = 0.0
         self._probe_delay_s = 1.0
         self._prober: ChatRequest | None = None
@@ -112,6 +114,11 @@ class Breaker:
         self._raise_if_ended()
 
     @property
+    def away(self) -> bool:
+        """Is the endpoint down, with somebody in line who finds out when it is back?"""
+        return self._open and bool(self._line)
+
+    @property
     def state(self) -> str:
         """One line for a person."""
         now = _now()
@@ -123,6 +130,19 @@ class Breaker:
         if now < self.resume_at:
             return f"endpoint asked for a pause; next call in {self._in(self.resume_at)}"
         return "endpoint up"
+
+    @property
+    def waits_for(self) -> str:
+        """Why nothing is sent right now, for a person; empty where calls may go."""
+        now = _now()
+        if self._end is not None:
+            return str(self._end())
+        if now < self.resume_at:
+            return f"waiting {self._in(self.resume_at)}: Retry-After from the endpoint"
+        if self._open:
+            then = "probing now" if self._prober else f"next probe in {self._in(self._probe_at)}"
+            return f"breaker open since {self._opened_clock}, {then}"
+        return ""
 
     # ---- told by callers
 
@@ -156,6 +176,7 @@ class Breaker:
         elif self._failures >= _FAILURES_TO_OPEN:
             self._open = True
             self._opened_at = now
+            self._opened_clock = time.strftime("%H:%M:%S")
             self._reason = str(error)
             self._probe_delay_s = 1.0
             self._schedule_probe(error, now)

@@ -21,6 +21,14 @@ class Outage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     duration_s: Amount
 
 
+class LimitChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """New rates from `at_s` on, counted from the first request; a rate left out stays as it is."""
+
+    at_s: Amount
+    requests_per_minute: Annotated[float, Meta(gt=0.0)] | None = None
+    tokens_per_minute: Annotated[float, Meta(gt=0.0)] | None = None
+
+
 class SimulatorSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """By default a fast and honest model. Outside data is decoded into it, which validates it."""
 
@@ -51,6 +59,13 @@ class SimulatorSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     tokens_per_minute: Annotated[float, Meta(gt=0.0)] | None = None
     burst_s: Annotated[float, Meta(gt=0.0)] = 60.0
     """How many seconds' worth of each rate an idle client may spend at once."""
+    limit_changes: tuple[LimitChange, ...] = ()
+    """Only of rates that are set from the start."""
+    prefix_cache: bool = False
+    """Report the part of a prompt that a provider's prefix cache would hold. What it holds hangs on
+    what was asked before, so usage then differs from run to run."""
+    rate_headers: bool = True
+    """Say in headers what is left, as OpenAI does, and after a 429 when to come again."""
     outages: tuple[Outage, ...] = ()
 
     api_key: str | None = None
@@ -79,6 +94,8 @@ _HELP = {
     "requests_per_minute": "token bucket of requests; above it 429 with Retry-After",
     "tokens_per_minute": "token bucket of tokens; above it 429 with Retry-After",
     "burst_s": "how many seconds' worth of the rates may be spent at once",
+    "prefix_cache": "on: count cached prompt tokens in usage, as providers do",
+    "rate_headers": "off: say nothing of limits in headers",
     "api_key": "answer 401 to any other key",
     "models": "a model that exists, all others being 404 (repeatable)",
 }
@@ -100,6 +117,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             group.add_argument(flag, dest=name, action="append", metavar="NAME", help=shown)
         elif name == "lexicon":
             group.add_argument(flag, choices=["full", "small"], help=shown)
+        elif name in ("rate_headers", "prefix_cache"):
+            group.add_argument(
+                flag, choices=["on", "off"], help=f"{about} (default: {'on' if default else 'off'})"
+            )
         elif name == "random_seed":
             group.add_argument(flag, type=int, metavar="N", help=shown)
         elif name == "api_key":
@@ -112,6 +133,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="START_S:DURATION_S",
         help="nothing is answered in this span after the first request (repeatable)",
     )
+    group.add_argument(
+        "--limit-change",
+        action="append",
+        metavar="AT_S:REQUESTS:TOKENS",
+        help="new rates a minute this long after the first request; an empty one stays "
+        "(repeatable)",
+    )
 
 
 def settings_from(namespace: argparse.Namespace) -> SimulatorSettings:
@@ -121,7 +149,10 @@ def settings_from(namespace: argparse.Namespace) -> SimulatorSettings:
         for name in _HELP:
             value = getattr(namespace, name)
             if value is not None:
-                chosen[name] = value
+                on_or_off = name in ("rate_headers", "prefix_cache")
+                chosen[name] = value == "on" if on_or_off else value
+        if namespace.limit_change:
+            chosen["limit_changes"] = [_limit_change(text) for text in namespace.limit_change]
         if namespace.outage:
             chosen["outages"] = [_outage(text) for text in namespace.outage]
         return msgspec.convert(chosen, SimulatorSettings)
@@ -146,3 +177,13 @@ def _outage(text: str) -> dict[str, float]:
         return {"start_s": float(start), "duration_s": float(duration)}
     except ValueError as error:
         raise UserError(f"--outage wants START_S:DURATION_S, not {text!r}") from error
+
+
+def _limit_change(text: str) -> dict[str, float]:
+    at, _, rates = text.partition(":")
+    requests, _, tokens = rates.partition(":")
+    said = {"at_s": at, "requests_per_minute": requests, "tokens_per_minute": tokens}
+    try:
+        return {name: float(value) for name, value in said.items() if value or name == "at_s"}
+    except ValueError as error:
+        raise UserError(f"--limit-change wants AT_S:REQUESTS:TOKENS, not {text!r}") from error

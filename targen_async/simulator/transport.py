@@ -92,27 +92,36 @@ class Bucket:
     def take(self, amount: float) -> None:
         self.level -= amount
 
+    def change(self, per_minute: float, burst_s: float) -> None:
+        """Another rate from now on, and as many seconds' worth of it as before."""
+        self._per_s = per_minute / 60
+        self.size = max(1.0, self._per_s * burst_s)
+        self.level = min(self.level, self.size)
+
 
 class Limits:
     """The request and token buckets of the endpoint."""
 
     def __init__(self, settings: SimulatorSettings) -> None:
-        burst_s = settings.burst_s
+        self._burst_s = settings.burst_s
+        self._shown = settings.rate_headers
+        self._changes = sorted(settings.limit_changes, key=lambda each: each.at_s)
+        self._first_s: float | None = None
         per_minute = {
             "requests": settings.requests_per_minute,
             "tokens": settings.tokens_per_minute,
         }
         self._buckets = {
-            name: Bucket(rate, burst_s) for name, rate in per_minute.items() if rate is not None
+            name: Bucket(rate, self._burst_s)
+            for name, rate in per_minute.items()
+            if rate is not None
         }
 
     def admit(self, time_s: float, prompt_tokens: int) -> float:
         """Takes one request and its prompt from the buckets; else the seconds to wait."""
+        self._refill(time_s)
         costs = {"requests": 1, "tokens": prompt_tokens}
-        wait_s = 0.0
-        for name, bucket in self._buckets.items():
-            bucket.refill(time_s)
-            wait_s = max(wait_s, bucket.wait_s(costs[name]))
+        wait_s = max((b.wait_s(costs[name]) for name, b in self._buckets.items()), default=0.0)
         if wait_s <= 0:
             for name, bucket in self._buckets.items():
                 bucket.take(costs[name])
@@ -123,11 +132,38 @@ class Limits:
         if "tokens" in self._buckets:
             self._buckets["tokens"].take(completion_tokens)
 
-    def headers(self) -> dict[str, str]:
-        """How much is left, in OpenAI's header names."""
+    def _refill(self, time_s: float) -> None:
+        if self._first_s is None:
+            self._first_s = time_s
+        while self._changes and self._first_s + self._changes[0].at_s <= time_s:
+            change = self._changes.pop(0)
+            for name, bucket in self._buckets.items():
+                bucket.refill(self._first_s + change.at_s)
+                rate = getattr(change, f"{name}_per_minute")
+                if rate is not None:
+                    bucket.change(rate, self._burst_s)
+        for bucket in self._buckets.values():
+            bucket.refill(time_s)
+
+    def headers(self, time_s: float | None = None) -> dict[str, str]:
+        """How much is left, in OpenAI's header names; nothing where headers are off."""
         shown: dict[str, str] = {}
+        if not self._shown:
+            return shown
+        if time_s is not None:
+            self._refill(time_s)
         for name, bucket in self._buckets.items():
             shown[f"x-ratelimit-limit-{name}"] = str(int(bucket.size))
             shown[f"x-ratelimit-remaining-{name}"] = str(max(0, int(bucket.level)))
             shown[f"x-ratelimit-reset-{name}"] = f"{bucket.wait_s(bucket.size):.3f}s"
         return shown
+
+    def retry_headers(self, wait_s: float) -> dict[str, str]:
+        """When to come again, beside a 429; nothing where headers are off."""
+        if not self._shown:
+            return {}
+        return {
+            "Retry-After": str(math.ceil(wait_s)),
+            "retry-after-ms": str(math.ceil(wait_s * 1000)),
+            **self.headers(),
+        }

@@ -2,9 +2,11 @@
 
 import asyncio
 import random
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -68,10 +70,14 @@ class Endpoint:
 
 
 def stack(
-    endpoint: Endpoint, *, max_in_flight: int = 64, give_up_after_s: float = 3600.0
+    endpoint: Endpoint,
+    *,
+    max_in_flight: int = 64,
+    give_up_after_s: float = 3600.0,
+    **options: Any,
 ) -> Retrying:
     breaker = Breaker(give_up_after_s=give_up_after_s)
-    limited = Limited(endpoint, gate=breaker.check, max_in_flight=max_in_flight)
+    limited = Limited(endpoint, gate=breaker.check, max_in_flight=max_in_flight, **options)
     return Retrying(limited, breaker=breaker, rng=random.Random(1))
 
 
@@ -182,6 +188,9 @@ def test_retry_after_holds_everybody(wait_s: float) -> None:
         await asyncio.sleep(0.3)
         if wait_s > 5:
             assert "asked for a pause" in client.breaker.state
+            left = f"{wait_s - 0.1:.0f} s"
+            said = f"waiting {left}: Retry-After from the endpoint"
+            assert client.breaker.waits_for == said
         await asyncio.gather(first, client.complete(request("b")))
         later = [when - start for when, _ in endpoint.sent[1:]]
         assert len(later) == 2
@@ -212,14 +221,19 @@ async def test_a_longer_wait_than_our_patience_gets_one_last_try() -> None:
     assert len(endpoint.sent) == 2
 
 
-def test_a_429_storm_of_ten_minutes_is_over_within_a_minute() -> None:
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("rate", [None, 60_000.0])
+def test_a_429_storm_of_ten_minutes_is_over_within_a_minute(
+    adaptive: bool, rate: float | None
+) -> None:
     async def main() -> None:
         start = now()
         storm = (start + 60, start + 660)
         endpoint = Endpoint(
             lambda _: RateLimited("slow", status=429) if storm[0] < now() < storm[1] else None
         )
-        ends = await work(stack(endpoint), 780, workers=64)
+        client = stack(endpoint, adaptive=adaptive, requests_per_minute=rate)
+        ends = await work(client, 780, workers=64)
         assert ends == [None] * 64
 
         def served(first_s: float, last_s: float) -> int:
@@ -249,6 +263,8 @@ def test_an_outage_is_met_with_probes_and_outlived() -> None:
         state = client.breaker.state
         assert state.startswith("endpoint down for 290 s: refused")
         assert "prob" in state
+        said = r"breaker open since \d\d:\d\d:\d\d, (probing now|next probe in \d+ s)"
+        assert re.fullmatch(said, client.breaker.waits_for)
         assert await task == [None] * 100
         probes = [when for when in endpoint.times() if outage[0] + 1 < when < outage[1]]
         assert 10 <= len(probes) <= 20
@@ -256,6 +272,7 @@ def test_an_outage_is_met_with_probes_and_outlived() -> None:
         recovered = min(when for when in endpoint.served if when > outage[1])
         assert recovered - outage[1] < 61
         assert client.breaker.state == "endpoint up"
+        assert client.breaker.waits_for == ""
         last = [when for when in endpoint.served if when > start + 690]
         assert len(last) > 0.9 * 10 * 32 * 5
 
@@ -380,7 +397,7 @@ def test_a_silent_endpoint_stops_every_waiter_with_one_sentence() -> None:
         (sentence,) = {str(end) for end in ends}
         assert "no route" in sentence
         assert "same command" in sentence
-        assert client.breaker.state == sentence
+        assert client.breaker.state == client.breaker.waits_for == sentence
         sent = len(endpoint.sent)
         with pytest.raises(RunStopped):
             await client.complete(request())

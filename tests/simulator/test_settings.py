@@ -9,7 +9,7 @@ import pytest
 
 from targen_async.errors import UserError
 from targen_async.simulator import SimulatorSettings
-from targen_async.simulator.settings import Outage, add_arguments, settings_from
+from targen_async.simulator.settings import LimitChange, Outage, add_arguments, settings_from
 
 
 def parsed(*flags: str) -> SimulatorSettings:
@@ -30,17 +30,24 @@ def test_every_setting_has_a_flag() -> None:
         "api_key": "k",
         "requests_per_minute": 60.0,
         "tokens_per_minute": 1000.0,
+        "rate_headers": "off",
+        "prefix_cache": "on",
     }
     rates = [n for n in SimulatorSettings.__struct_fields__ if n not in flags]
-    rates = [n for n in rates if n not in ("task_folders", "models", "outages")]
+    rates = [n for n in rates if n not in ("task_folders", "models", "outages", "limit_changes")]
     flags |= dict.fromkeys(rates, 0.5)
     words = [word for n, v in flags.items() for word in ("--" + n.replace("_", "-"), str(v))]
     words += ["--task-folder", "a", "--task-folder", "b", "--model", "m", "--outage", "5:10"]
+    words += ["--limit-change", "60:300:", "--limit-change", "90::5000"]
     expected = SimulatorSettings(
-        **flags,  # type: ignore[arg-type]
+        **flags | {"rate_headers": False, "prefix_cache": True},  # type: ignore[arg-type]
         task_folders=("a", "b"),
         models=("m",),
         outages=(Outage(start_s=5.0, duration_s=10.0),),
+        limit_changes=(
+            LimitChange(at_s=60.0, requests_per_minute=300.0),
+            LimitChange(at_s=90.0, tokens_per_minute=5000.0),
+        ),
     )
     assert parsed(*words) == expected
 
@@ -63,11 +70,13 @@ def test_flags_override_the_settings_argument(tmp_path: Path) -> None:
         (["--settings", "{"], "truncated"),
         (["--settings", "@/nowhere/at/all"], "No such file"),
         (["--outage", "soon"], "START_S:DURATION_S"),
+        (["--limit-change", "60:many:"], "AT_S:REQUESTS:TOKENS"),
+        (["--limit-change", ":300:"], "AT_S:REQUESTS:TOKENS"),
         (["--requests-per-minute", "0"], "> 0.0"),
     ],
 )
 def test_bad_values_are_one_sentence(flags: list[str], words: str) -> None:
-    with pytest.raises(UserError, match=r"settings|outage") as caught:
+    with pytest.raises(UserError, match=r"settings|outage|limit-change") as caught:
         parsed(*flags)
     assert words in str(caught.value)
 

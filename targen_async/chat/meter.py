@@ -1,0 +1,388 @@
+"""One limit of an endpoint, as far as it can be known from outside. No I/O, no clock of its own.
+
+An endpoint counts calls or tokens in a bucket: so much a second flows in, so much it holds at
+most, and a call that finds too little is refused. We are told the rate at best, hardly ever the
+size. So a meter keeps two levels between which the true one lies: what is *certain* to be there
+and what there is *at most*. Both are paid from alike. What is certain goes out at once. What may be
+there is tried at a pace that begins at the rate and doubles about every three seconds, so that
+finding the bottom costs few refusals however deep it is. A refusal shows that the bucket is empty:
+both levels are zero then, and what went out since it was full is its size.
+"""
+
+import math
+
+from targen_async.records import RateLimits
+
+PACE = 0.99
+"""Part of a rate that is used: the rest covers that two clocks and two counts never quite agree."""
+_UNTOLD_BURST_S = 60.0
+"""Most that is tried beyond a declared rate, in seconds of it: a rate is declared by the minute,
+and no server that says nothing owes more than a minute's worth at once."""
+_RAMP_S = 5.0
+"""Time constant of trying: with a refusal coming back after d seconds, about d/5 of what is tried
+is refused."""
+_SLOW_TRY = 0.1
+_GROUP_S = 5.0
+"""Refusals closer than this are of one event: the time from the first of them is what counts."""
+_FEWEST = 3
+"""Accepted calls between two refusals that say something of a rate."""
+_MANY = 20
+"""As many that say that a rate is higher: a few may have been saved up."""
+_HALVINGS = 6
+_STEP, _STEP_S = 0.8, 1.5
+"""Where others share the quota, a rate is lowered at most by this factor, and as often."""
+_CALM = (10.0, 25.0, 100.0, 250.0)
+"""Calls after a refusal before more is tried: when the rate is a guess, is measured by a few calls,
+or by many; three times as many, up to the last, when trying fails, so that refusals stay below one
+in two hundred."""
+_DOUBLING_S = 6.0
+_SMOOTH = 0.1
+_TOLERATED = 1.05
+
+
+class Meter:
+    """Requests or tokens of one endpoint. All times are of one monotonic clock, in seconds.
+
+    `share`: the part of the quota that is ours; the rest belongs to other processes.
+    """
+
+    def __init__(self, name: str, now_s: float, *, per_s: float, declared: bool) -> None:
+        self.name = name
+        self.share = 1.0
+        self._others = False
+        self._lowered_s = -math.inf
+        self.learnt: tuple[float, float] | None = None
+        """The whole rate as refusals showed it last, and when."""
+        self.spent = 0.0
+        """All that was paid so far, less refunds: a mark for `told`."""
+        self.told_by_server = False
+        self._ceiling = per_s if declared else math.inf
+        self._cap = self._ceiling
+        """The declared rate, or the one that headers name if it is lower."""
+        self._per_s = per_s
+        self._uncertain_rate = not declared
+        self._cut = False
+        """Whether refusals showed less than the cap."""
+        self._time_s = now_s
+        self._largest = 1.0
+        self._unit = 1.0
+        self._size = _UNTOLD_BURST_S * per_s if declared else 1.0
+        self._proven_size = 1.0
+        self._certain = 0.0
+        self._at_most = self._size
+        self._tried = 0.0
+        self._try_at_s = now_s
+        self._asked_s = now_s
+        self._spent_when_asked = 0.0
+        # Of learning from refusals.
+        self._begun_s = now_s
+        self._anchor_s = -math.inf
+        self._anchor_mark = 0.0
+        self._refused = 0.0
+        self._refused_at_s = -math.inf
+        self._since_refusal = 0.0
+        self._overflowed = False
+        self._calm = _CALM[2]
+        self._halvings = _HALVINGS
+        self._halved_at_s = now_s
+        # Of learning from headers.
+        self._told_per_s: float | None = None
+        self._mark: tuple[float, float, float] | None = None
+        self._is_window = False
+        self._window_end_s = -math.inf
+        self._window_s = 0.0
+        """Longest time to a new window that was told."""
+
+    @classmethod
+    def from_refusal(cls, name: str, now_s: float, *, per_s: float, sent: float) -> "Meter":
+        """Of a limit that showed itself by a refusal after `sent`, at no more than `per_s`."""
+        meter = cls(name, now_s, per_s=per_s, declared=False)
+        meter._size = sent
+        meter._at_most = 0.0
+        meter._anchor_s = meter._refused_at_s = now_s
+        return meter
+
+    # ---- sharing
+
+    def used_since_asked(self, now_s: float) -> float:
+        """Which part of the whole rate was used since this was last asked."""
+        span_s = now_s - self._asked_s
+        used = (self.spent - self._spent_when_asked) / max(span_s * self._per_s, 1e-9)
+        self._asked_s, self._spent_when_asked = now_s, self.spent
+        return min(max(used, 0.0), 1.0)
+
+    def set_share(self, share: float, now_s: float) -> None:
+        """From now on this part of the quota is ours, and of what it holds just now as well."""
+        self._flow(now_s)
+        self._others = share < 1
+        part = share / self.share
+        if abs(part - 1) > 0.1:
+            # What was measured until now was measured with another part of the rate.
+            self._anchor_s = -math.inf
+        self._certain = min(self._certain, self._certain * part)
+        if self._at_most > 0:
+            self._at_most *= part
+        self.share = share
+
+    def adopt(self, per_s: float, learnt_s: float) -> None:
+        """Another process learnt the rate from a refusal: as good as if it had been ours."""
+        if self.learnt is not None and learnt_s <= self.learnt[1]:
+            return
+        self.learnt = (per_s, learnt_s)
+        self._per_s = min(per_s, self._cap)
+        self._uncertain_rate = self._cut = True
+        self._since_refusal = 0.0
+        self._calm = max(self._calm, _CALM[2])
+
+    # ---- paying
+
+    @property
+    def per_s(self) -> float:
+        """Our part of the rate, as it is believed to be now."""
+        rate = self._per_s
+        if self._uncertain_rate:
+            beyond = self._since_refusal - self._calm * self._unit
+            if beyond > 0:
+                rate *= 2.0 ** min(beyond / (self._per_s * self.share * _DOUBLING_S), 20.0)
+            rate = min(rate, self._cap)
+        return rate * self.share
+
+    def wait_s(self, amount: float, now_s: float) -> float:
+        """Seconds until `amount` may be paid; 0.0: now."""
+        if self._certain >= amount:
+            return 0.0
+        rate = self._flow(now_s)
+        if self._certain >= amount:
+            return 0.0
+        self._largest = max(self._largest, amount)
+        missing = amount - self._at_most
+        if missing > 0 and now_s < self._window_end_s:
+            return self._window_end_s - now_s
+        possible_s = max(missing / rate, self._try_at_s - now_s, 0.0)
+        return min(possible_s, (amount - self._certain) / rate)
+
+    def pay(self, amount: float, now_s: float) -> None:
+        """Take `amount` out; `wait_s` was zero."""
+        if self._certain < amount:
+            # Headers raise what is certain with each answer, and others may have had the burst.
+            slowly = self.told_by_server or self._others
+            rate = self.per_s * (_SLOW_TRY if slowly else 1) + self._tried / _RAMP_S
+            beyond = amount - max(self._certain, 0.0)
+            self._tried += beyond
+            self._try_at_s = now_s + beyond / rate
+            self._proven_size = min(self._proven_size + beyond / self.share, self._size)
+            self._certain = min(self._certain, 0.0)
+        else:
+            self._certain -= amount
+        self._at_most -= amount
+        # One large call is forgotten after a while, and so is the room made for it.
+        self._largest = max(amount, 0.99 * self._largest)
+        self._unit += _SMOOTH * (amount - self._unit)
+        self.spent += amount
+        self._since_refusal += amount
+
+    def give_back(self, amount: float) -> None:
+        """`amount` was paid and not taken by the endpoint; negative: it took more."""
+        self._certain += amount
+        self._at_most += amount
+        self.spent -= amount
+        self._since_refusal -= amount
+
+    @property
+    def _room(self) -> float:
+        """As much as the bucket can hold for us."""
+        return max(self._size * self.share, self._largest, self.per_s)
+
+    def _flow(self, now_s: float) -> float:
+        """Let in what has accrued; returns the rate it flows at."""
+        rate = self.per_s * PACE
+        passed_s = now_s - self._time_s
+        self._time_s = now_s
+        if self._is_window:
+            if now_s >= self._window_end_s:
+                windows = (now_s - self._window_end_s) // self._window_s + 1
+                self._window_end_s += windows * self._window_s
+                self._certain = self._at_most = self._size * self.share
+            return rate
+        gained = passed_s * rate
+        proven = max(self._proven_size * self.share, self._largest)
+        self._certain += gained
+        if self._certain > proven:
+            self._certain = proven
+            self._overflowed = True
+        self._at_most = min(self._at_most + gained, max(self._room, self._certain))
+        return rate
+
+    # ---- learning from refusals
+
+    def lacks(self, amount: float, said: RateLimits | None) -> bool:
+        """Whether the refusal of a call of this size, which `said` so, may be this meter's."""
+        remaining: float | None = getattr(said, f"{self.name}_remaining", None)
+        return self._certain < amount or (remaining is not None and remaining < amount)
+
+    def refuse(self, amount: float, sent_s: float, now_s: float) -> None:
+        """A call of this size was refused: it takes nothing, but stays in `spent`."""
+        self._certain += amount
+        self._at_most += amount
+        self._since_refusal -= amount
+        if sent_s > self._anchor_s:
+            self._refused += amount
+
+    def empty(self, pending: float, now_s: float) -> None:
+        """There is not as much as a call that was refused wanted.
+
+        `pending`: paid for calls that are out and only taken when they are answered.
+        """
+        self._flow(now_s)
+        surplus = self._at_most / self.share
+        if surplus > 0:
+            self._size = max(self._size - surplus, self._largest, self._per_s)
+        self._proven_size = min(self._proven_size, self._size)
+        self._at_most = min(self._at_most, 0.0)
+        self._certain = min(self._certain, -pending, 0.0)
+        self._tried = 0.0
+        self._try_at_s = now_s
+
+    def pressure(self, now_s: float) -> float:
+        """How much of the rate was used since the last refusal: the limit that is hit has most."""
+        anchored = self._anchor_s > -math.inf
+        since_s, mark = (self._anchor_s, self._anchor_mark) if anchored else (self._begun_s, 0.0)
+        return (self.spent - mark) / max((now_s - since_s) * self._per_s, 1e-9)
+
+    def learn_from_refusal(self, mark: float, amount: float, sent_s: float, now_s: float) -> None:
+        """The bucket is empty and was at the last refusal: what went between is the rate.
+
+        `mark`: `spent` before the refused call of `amount` was sent, at `sent_s`. Times are those
+        of sending: of calls sent later it is not known yet what becomes of them.
+        """
+        if self._is_window:
+            return
+        gap_s = now_s - self._refused_at_s
+        anchored = self._anchor_s > -math.inf
+        outage = gap_s > _GROUP_S and self._since_refusal <= 0
+        # Where less was asked for than flowed in, the bucket may have run over: then what went
+        # between says nothing. With no rate but a learnt one, that is not known.
+        spilt = self._overflowed and gap_s > _GROUP_S and self._ceiling < math.inf
+        if anchored and not spilt and not outage:
+            # The refused call itself is among the refused, but not in front of its mark.
+            accepted = mark - self._anchor_mark - self._refused + amount
+            span_s = (sent_s - self._anchor_s) * self.share
+            # What we were left with says less of the rate where others take from it, too.
+            fewest = _MANY if self._others else _FEWEST
+            if accepted >= fewest * self._unit and span_s > 0.05:
+                self._correct(accepted, span_s, now_s)
+            elif self._cap == math.inf and sent_s > self._halved_at_s and self._halvings:
+                # Nothing to measure by yet, and no idea of the rate.
+                self._halvings -= 1
+                self._halved_at_s = now_s
+                self._per_s /= 2
+                self._calm = _CALM[0]
+        if not anchored or gap_s > _GROUP_S or spilt:
+            self._anchor_s, self._anchor_mark = sent_s, mark
+            self._refused = amount
+            self._overflowed = False
+        self._refused_at_s = now_s
+        self._since_refusal = 0.0
+
+    def _correct(self, accepted: float, span_s: float, now_s: float) -> None:
+        """So much went through between two times at which the bucket was empty."""
+        measured = (accepted + 0.5 * self._unit) / span_s
+        many = accepted >= _MANY * self._unit
+        if self._others and measured < self._per_s:
+            # How much of the shortfall the others had is not known: step by step.
+            if now_s - self._lowered_s < _STEP_S:
+                return
+            self._lowered_s = now_s
+            measured = max(measured, _STEP * self._per_s)
+        calm = _CALM[2] if many else _CALM[1]
+        if abs(measured / self._per_s - 1) < 0.03 and self._uncertain_rate:
+            # Nothing new: more was tried, or a little too much was asked for.
+            calm = min(3 * self._calm, _CALM[3])
+        if measured < self._per_s * (1.0 if many else 0.97):
+            self._per_s = measured
+            self._uncertain_rate = self._cut = True
+        elif self._uncertain_rate and many:
+            self._per_s = min(measured, self._cap)
+        self._calm = calm
+        if many:
+            self.learnt = (self._per_s, now_s)
+
+    # ---- learning from headers
+
+    def told(
+        self,
+        limit: float | None,
+        remaining: float,
+        reset_s: float | None,
+        *,
+        mark: float,
+        pending: float,
+        sent_s: float,
+        now_s: float,
+    ) -> None:
+        """The endpoint says how much is left.
+
+        It may have counted when the call came or when it was answered, so both are allowed for.
+        `mark`: `spent` when the call was sent, at `sent_s`. `pending`: as in `empty`.
+        """
+        self.told_by_server = True
+        rate = self._flow(now_s)
+        if limit is not None and limit > 0 and reset_s is not None:
+            self._learn_rate(limit, remaining, reset_s, now_s)
+        since = self.spent - mark
+        low = remaining * self.share - since - pending
+        high = remaining * self.share
+        if not self._is_window:
+            # A bucket's remainder is rounded down, and it has gone on filling.
+            high += self.share + max((now_s - sent_s) * rate - since, 0.0)
+        if self._as_declared:
+            self._size = max(limit or self._size, remaining)
+            self._at_most = max(self._at_most, low)
+        self._proven_size = min(max(self._proven_size, remaining), self._size)
+        self._at_most = min(self._at_most, high)
+        self._certain = min(max(self._certain, low), self._at_most)
+        self._tried = 0.0
+
+    @property
+    def _as_declared(self) -> bool:
+        """Whether the endpoint's own count may be spent, rather than only the declared rate's."""
+        if self._ceiling == math.inf:
+            return True
+        if self._is_window:
+            return self._size <= _UNTOLD_BURST_S * self._ceiling * _TOLERATED
+        return self._told_per_s is not None and self._told_per_s <= self._ceiling * _TOLERATED
+
+    def _learn_rate(self, limit: float, remaining: float, reset_s: float, now_s: float) -> None:
+        """A bucket that lacks `limit - remaining` and is full in `reset_s` names its own rate.
+
+        A window that begins anew at a fixed time does not: it is known by a time that does not
+        move while calls are counted.
+        """
+        used = limit - remaining
+        whole = reset_s == int(reset_s) and reset_s < 5
+        if used < 2 or remaining <= 0 or reset_s <= 0 or whole:
+            return
+        # What remains is rounded down.
+        seen = (used - 0.5) / reset_s
+        if self._mark is None:
+            self._mark = (now_s, now_s + reset_s, self.spent)
+        then_s, end_s, spent = self._mark
+        expected_s = (self.spent - spent) / seen
+        if now_s - then_s >= 2 and expected_s >= 4:
+            self._is_window = abs(now_s + reset_s - end_s) < 0.25 * expected_s
+            self._mark = (now_s, now_s + reset_s, self.spent)
+        if self._is_window:
+            self._window_end_s = now_s + reset_s
+            self._window_s = max(self._window_s, reset_s)
+            self._size = limit
+            self._told_per_s = None
+            return
+        told = self._told_per_s
+        self._told_per_s = seen if told is None else told + _SMOOTH * (seen - told)
+        self._cap = min(self._told_per_s, self._ceiling)
+        self._uncertain_rate = True
+        if self._cut and self.per_s < 0.99 * self._cap * self.share:
+            # Others take part of it: refusals say how much is left for us.
+            return
+        self._cut = False
+        self._per_s = self._cap
