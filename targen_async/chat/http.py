@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
@@ -11,26 +10,36 @@ import aiohttp
 from yarl import URL
 
 from targen_async.chat import Recorder
-from targen_async.chat.wire import (
-    OPENAI,
-    OVERSIZED,
-    Dialect,
-    decode_completion,
-    encode_request,
-    error_from,
+from targen_async.chat.reply import (
+    IDLE_CONNECTION_S,
+    MAX_ANSWER_BYTES,
+    MAX_ERROR_BYTES,
+    Place,
+    Reply,
+    broken,
+    cut_short,
+    place_of,
+    settle,
 )
-from targen_async.errors import ChatError, Denied, Unavailable, UserError
+from targen_async.chat.stream import Incomplete, read_stream
+from targen_async.chat.wire import OPENAI, Dialect, encode_request
+from targen_async.errors import ChatError, Denied, Unavailable
 from targen_async.records import ChatRequest, ChatResult
 
-_MAX_ERROR_BYTES = 65_536
-# Shorter than the 5 s after which uvicorn and Node close an idle connection: a POST that meets a
-# closing connection is in doubt and must be paid for at worst case.
-_IDLE_CONNECTION_S = 4.0
-_NEVER_OPENED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+_NEVER_OPENED = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientHttpProxyError,
+)
 
 
 class HttpChat:
     """An OpenAI-compatible endpoint. Use it as an async context manager.
+
+    `dialect` may be changed between calls. With `stream` an answer comes in pieces and is recorded
+    as the completion they amount to; a stream that ends before the answer does is Unavailable and
+    leaves its intent in doubt. `headers` go with each call, in place of those that are sent of
+    themselves; `proxy` is an HTTP proxy's URL, which may hold credentials.
 
     An answer longer than `max_answer_bytes` is not read to its end: the connection is closed, what
     was read is recorded behind the mark `OVERSIZED`, and the result's finish reason is
@@ -47,25 +56,24 @@ class HttpChat:
         read_timeout_s: float,
         total_timeout_s: float,
         max_in_flight: int,
-        max_answer_bytes: int = 4 << 20,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
         dialect: Dialect = OPENAI,
         headers: Mapping[str, str] | None = None,
+        proxy: str | None = None,
+        stream: bool = False,
     ) -> None:
         self.dialect = dialect
+        self.stream = stream
         self._url = URL(base_url.rstrip("/") + "/chat/completions")
-        self._name = base_url
-        self._key = (api_key or "").strip() or None
-        if self._key and not (self._key.isascii() and self._key.isprintable()):
-            raise UserError("the API key holds characters that cannot be sent in an HTTP header")
+        self._place = place_of(base_url, api_key, headers, proxy)
         self._recorder = recorder
         self._max_in_flight = max_in_flight
         self._max_answer_bytes = max_answer_bytes
         self._timeout = aiohttp.ClientTimeout(
             total=total_timeout_s, connect=connect_timeout_s, sock_read=read_timeout_s
         )
-        self._headers = {**(headers or {}), "Content-Type": "application/json"}
-        if self._key:
-            self._headers["Authorization"] = f"Bearer {self._key}"
+        # Not the session's: what it sends with each call, aiohttp tells a proxy as well.
+        self._headers = _headers(self._place)
         self._session: aiohttp.ClientSession | None = None
         self._wary: aiohttp.ClientSession | None = None
         self._wary_until_s = -math.inf
@@ -73,7 +81,7 @@ class HttpChat:
     async def __aenter__(self) -> Self:
         limit = self._max_in_flight
         self._session = self._open(
-            aiohttp.TCPConnector(limit=limit, keepalive_timeout=_IDLE_CONNECTION_S)
+            aiohttp.TCPConnector(limit=limit, keepalive_timeout=IDLE_CONNECTION_S)
         )
         self._wary = self._open(aiohttp.TCPConnector(limit=limit, force_close=True))
         return self
@@ -82,9 +90,9 @@ class HttpChat:
         return aiohttp.ClientSession(
             connector=connector,
             timeout=self._timeout,
-            headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
+            proxy=self._place.proxy,
         )
 
     async def __aexit__(
@@ -102,71 +110,87 @@ class HttpChat:
         """Send once. Raises a ChatError, or ParseError when a 200 is no completion."""
         if self._session is None or self._wary is None:
             raise RuntimeError("HttpChat is used outside its `async with`")
-        data = encode_request(request, self.dialect)
+        data = encode_request(request, self.dialect, stream=self.stream)
         loop = asyncio.get_running_loop()
         ticket = self._recorder.intent(request) if self._recorder else -1
         started_s = loop.time()
         try:
             wary = started_s < self._wary_until_s
             session = self._wary if wary else self._session
-            async with session.post(self._url, data=data, allow_redirects=False) as response:
-                status, headers = response.status, response.headers
-                served = 200 <= status < 300
-                limit = self._max_answer_bytes if served else _MAX_ERROR_BYTES
-                body, whole = await _read(response, limit)
+            async with session.post(
+                self._url, data=data, headers=self._headers, allow_redirects=False
+            ) as response:
+                body, whole = await self._read(response)
+        except Incomplete as error:
+            raise cut_short(error, self._place) from error
         except (aiohttp.ClientError, OSError) as error:
             # OSError includes TimeoutError.
-            if self._recorder and isinstance(error, _NEVER_OPENED):
+            never = isinstance(error, _NEVER_OPENED)
+            if self._recorder and never:
                 self._recorder.void(ticket, "the connection could not be opened")
-            raise self._translated(error) from error
-        latency_s = loop.time() - started_s
-        if status == 500 and headers.get("Content-Type", "")[:16] != "application/json":
+            raise self._translated(error, opened=not never) from error
+        reply = Reply(
+            status=response.status,
+            headers=response.headers,
+            body=body,
+            whole=whole,
+            latency_s=loop.time() - started_s,
+        )
+        kind = reply.headers.get("Content-Type", "")
+        if reply.status == 500 and not kind.startswith("application/json"):
             # uvicorn closes the connection behind an unhandled error (a 500 in plain text) without
             # saying so, and aiohttp has it back in its pool by now. No pooled connection is used
             # until all that were idle have been dropped.
-            self._wary_until_s = loop.time() + _IDLE_CONNECTION_S + 1
-        if not served:
-            if self._recorder:
-                self._recorder.void(ticket, f"HTTP {status}")
-            raise error_from(status, headers, body, self._name, secret=self._key, now_s=time.time())
+            self._wary_until_s = loop.time() + IDLE_CONNECTION_S + 1
+        return settle(reply, request, self._place, self._recorder, ticket)
+
+    async def _read(self, response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+        """The body as far as it is wanted, and whether that is all of it.
+
+        A connection with more to come is closed, never returned to the pool.
+        """
+        if not 200 <= response.status < 300:
+            body, whole = await _read_whole(response, MAX_ERROR_BYTES)
+        elif self.stream:
+            body, whole = await read_stream(response.content.iter_any(), self._max_answer_bytes)
+        else:
+            body, whole = await _read_whole(response, self._max_answer_bytes)
         if not whole:
-            body = OVERSIZED + body
-        offset = self._recorder.answer(ticket, body) if self._recorder else -1
-        return decode_completion(
-            body,
-            request.key,
-            offset,
-            model=request.model,
-            latency_s=latency_s,
-            url=self._name,
-            secret=self._key,
-        )
+            response.close()
+        return body, whole
 
-    def _translated(self, error: Exception) -> ChatError:
+    def _translated(self, error: Exception, *, opened: bool) -> ChatError:
         """aiohttp's errors in our words."""
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        if self._key:
-            reason = reason.replace(self._key, "***")
-        if isinstance(error, aiohttp.ClientConnectorCertificateError):
-            return Denied(f"{self._name} has a TLS certificate that cannot be trusted: {reason}")
-        if isinstance(error, _NEVER_OPENED):
-            return Unavailable(f"{self._name} cannot be reached: {reason}")
-        if isinstance(error, TimeoutError):
-            return Unavailable(f"{self._name} did not answer in time: {reason}")
-        return Unavailable(f"{self._name} broke the connection: {reason}")
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            message = f"the proxy on the way to {self._place.name} refused it (HTTP {error.status})"
+            if error.status in (401, 403, 407):
+                return Denied(f"{message}: check `proxy` and its credentials", status=error.status)
+            return Unavailable(message, status=error.status)
+        if isinstance(error, aiohttp.ClientProxyConnectionError):
+            return Unavailable(
+                f"the proxy on the way to {self._place.name} cannot be reached: "
+                f"{error.os_error.strerror or type(error.os_error).__name__}; check `proxy`"
+            )
+        return broken(error, self._place, opened=opened)
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bool]:
-    """The body up to `limit` bytes, and whether that is all of it.
+def _headers(place: Place) -> dict[str, str]:
+    """Headers of every call: the user's, over what is sent of itself."""
+    sent = {"Content-Type": "application/json"}
+    if place.key:
+        sent["Authorization"] = f"Bearer {place.key}"
+    given = {name.lower() for name in place.headers}
+    return {name: value for name, value in sent.items() if name.lower() not in given} | dict(
+        place.headers
+    )
 
-    A connection with more to come is closed, never returned to the pool.
-    """
+
+async def _read_whole(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bool]:
     chunks: list[bytes] = []
     size = 0
     async for chunk in response.content.iter_any():
         chunks.append(chunk)
         size += len(chunk)
         if size > limit:
-            response.close()
             return b"".join(chunks)[:limit], False
     return b"".join(chunks), True

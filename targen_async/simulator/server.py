@@ -1,7 +1,6 @@
 """The simulated model behind an OpenAI-compatible HTTP endpoint."""
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -11,9 +10,9 @@ import uvloop
 from aiohttp import web
 
 from targen_async.config import SIMULATED_MODEL
-from targen_async.records import ChatRequest
 from targen_async.simulator import wire
 from targen_async.simulator.answers import SimulatedAnswer, answer, prompt_tokens
+from targen_async.simulator.cache import PrefixCache
 from targen_async.simulator.settings import SimulatorSettings
 from targen_async.simulator.transport import Limits, Outages, Transport
 
@@ -32,16 +31,18 @@ class Stats:
         """Sets every counter to zero; requests in flight stay counted as such."""
         self.max_in_flight = self.in_flight
         self.served = self.prompt_tokens = self.completion_tokens = 0
+        self.cached_prompt_tokens = 0
         self.rejected_429 = self.errors_5xx = self.errors_4xx = 0
         self.resets = self.stalls = self.outage_hits = self.abandoned = 0
         self.by_stage: dict[str, int] = {}
         self.faults: dict[str, int] = {}
 
-    def count(self, said: SimulatedAnswer) -> None:
-        """One more answer served."""
+    def count(self, said: SimulatedAnswer, cached_tokens: int) -> None:
+        """One more answer served, of whose prompt this many tokens were in the cache."""
         self.served += 1
         self.prompt_tokens += said.usage.prompt_tokens
         self.completion_tokens += said.usage.completion_tokens
+        self.cached_prompt_tokens += cached_tokens
         self.by_stage[said.stage] = self.by_stage.get(said.stage, 0) + 1
         for name in said.faults:
             self.faults[name] = self.faults.get(name, 0) + 1
@@ -56,6 +57,7 @@ class Simulator:
         self._transport = Transport(settings)
         self._outages = Outages(settings)
         self._limits = Limits(settings)
+        self._cache = PrefixCache() if settings.prefix_cache else None
         self._number = 0
 
     def application(self) -> web.Application:
@@ -98,7 +100,7 @@ class Simulator:
         if isinstance(asked, web.Response):
             self.stats.errors_4xx += 1
             return asked
-        wait_s = self._limits.admit(now_s, prompt_tokens(asked))
+        wait_s = self._limits.admit(now_s, prompt_tokens(asked.request))
         if wait_s > 0:
             return self._too_many(wait_s)
         plan = self._transport.plan()
@@ -114,7 +116,7 @@ class Simulator:
             return _hang_up(request)
         return await self._answer(request, asked, cut=plan.fate == "reset_inside")
 
-    def _checked(self, request: web.Request, raw: bytes) -> ChatRequest | web.Response:
+    def _checked(self, request: web.Request, raw: bytes) -> wire.Asked | web.Response:
         """The request, or the refusal of it."""
         if not self._authorized(request):
             return self._unauthorized()
@@ -122,31 +124,50 @@ class Simulator:
             asked = wire.read_request(raw)
         except wire.BadRequest as error:
             return _error(400, str(error), "invalid_request_error")
-        if self.settings.models and asked.model not in self.settings.models:
-            message = f"The model `{asked.model}` does not exist or you do not have access to it."
+        model = asked.request.model
+        if self.settings.models and model not in self.settings.models:
+            message = f"The model `{model}` does not exist or you do not have access to it."
             return _error(404, message, "invalid_request_error", "model_not_found")
         return asked
 
     async def _answer(
-        self, request: web.Request, asked: ChatRequest, cut: bool
+        self, request: web.Request, asked: wire.Asked, cut: bool
     ) -> web.StreamResponse:
-        said = answer(asked, self.settings)
+        said = answer(asked.request, self.settings)
         if request.transport is None or request.transport.is_closing():
             # The client gave up waiting: nothing can be sent, so nothing is served.
             self.stats.abandoned += 1
             return _hang_up(request)
         self._number += 1
         self._limits.spend(said.usage.completion_tokens)
-        body = wire.completion(self._number, int(time.time()), said)
-        self.stats.count(said)
+        cached = self._cache.cached_tokens(asked.request) if self._cache else 0
+        self.stats.count(said, cached)
+        headers = self._limits.headers(asyncio.get_running_loop().time())
+        number, created = self._number, int(time.time())
+        if asked.stream:
+            sent = wire.pieces(number, created, said, cached, usage=asked.stream_usage)
+            return await self._stream(request, sent, headers, cut)
+        body = wire.completion(number, created, said, cached)
         if not cut:
-            return web.Response(body=body, content_type=_JSON, headers=self._limits.headers())
-        self.stats.resets += 1
+            return web.Response(body=body, content_type=_JSON, headers=headers)
         response = web.StreamResponse(
             headers={"Content-Type": _JSON, "Content-Length": str(len(body))}
         )
         await response.prepare(request)
         await response.write(body[: len(body) // 2])
+        return await self._cut(request, response)
+
+    async def _stream(
+        self, request: web.Request, pieces: list[bytes], headers: dict[str, str], cut: bool
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={**headers, "Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for piece in pieces[: len(pieces) // 2] if cut else pieces:
+            await response.write(piece)
+        return await self._cut(request, response) if cut else response
+
+    async def _cut(self, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        self.stats.resets += 1
         # The half must leave before the connection is closed, or it would be a reset before.
         await asyncio.sleep(0)
         if request.transport is not None:
@@ -165,9 +186,7 @@ class Simulator:
         self.stats.rejected_429 += 1
         message = f"Rate limit reached. Please try again in {wait_s:.3f}s."
         response = _error(429, message, "requests", "rate_limit_exceeded")
-        response.headers["Retry-After"] = str(math.ceil(wait_s))
-        response.headers["retry-after-ms"] = str(math.ceil(wait_s * 1000))
-        response.headers.update(self._limits.headers())
+        response.headers.update(self._limits.retry_headers(wait_s))
         return response
 
     def _out_of_order(self, request: web.Request) -> web.StreamResponse:

@@ -9,14 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from targen_async.chat.wire import (
-    OVERSIZED,
-    Dialect,
-    decode_completion,
-    encode_request,
-    error_from,
-    retry_after_s,
-)
+from targen_async.chat.refusals import error_from, retry_after_s
+from targen_async.chat.wire import OVERSIZED, Dialect, decode_completion, encode_request
 from targen_async.errors import (
     ChatError,
     Denied,
@@ -26,7 +20,7 @@ from targen_async.errors import (
     ServerFault,
     Unavailable,
 )
-from targen_async.records import ChatResult, Usage
+from targen_async.records import ChatResult, Message, Usage
 from tests.chat.helpers import KEY, completion, request
 
 URL = "http://h/v1"
@@ -79,6 +73,29 @@ def test_dialects() -> None:
     assert "response_format" not in orjson.loads(encode_request(asked, Dialect(schema="plain")))
 
 
+def test_a_system_message_may_go_into_the_users() -> None:
+    system, user = Message(role="system", content="Be brief."), request().messages[0]
+    asked = request(messages=(system, user))
+    odd = Dialect(system="user")
+    assert orjson.loads(encode_request(asked, odd))["messages"] == [
+        {"role": "user", "content": "Be brief.\n\nWrite a premise."}
+    ]
+    assert [m["role"] for m in orjson.loads(encode_request(asked))["messages"]] == [
+        "system",
+        "user",
+    ]
+    assert len(orjson.loads(encode_request(request(), odd))["messages"]) == 1
+
+
+def test_a_stream_is_asked_for_with_its_usage() -> None:
+    body = orjson.loads(encode_request(request(), stream=True))
+    assert (body["stream"], body["stream_options"]) == (True, {"include_usage": True})
+    odd = Dialect(omit=frozenset({"stream_options"}))
+    body = orjson.loads(encode_request(request(), odd, stream=True))
+    assert body["stream"] is True
+    assert "stream_options" not in body
+
+
 # ---- answers
 
 
@@ -107,6 +124,40 @@ def test_ordinary_answer() -> None:
 )
 def test_odd_usage(usage: object, expected: Usage | None) -> None:
     assert decoded(completion(usage=usage)).usage == expected
+
+
+@pytest.mark.parametrize(
+    ("usage", "cached"),
+    [
+        ({"prompt_tokens_details": {"cached_tokens": 64}}, 64),
+        ({"prompt_tokens_details": {"cached_tokens": 0}, "cached_tokens": 9}, 0),
+        ({"prompt_tokens_details": None}, 0),
+        ({"prompt_tokens_details": {"cached_tokens": None}}, 0),
+        ({"prompt_tokens_details": {"cached_tokens": 1000}}, 100),
+        ({"prompt_cache_hit_tokens": 64, "prompt_cache_miss_tokens": 36}, 64),
+        ({"cache_read_input_tokens": 64}, 64),
+        ({"cached_tokens": 64}, 64),
+        ({"cached_tokens": "many"}, 0),
+    ],
+)
+def test_prompt_tokens_that_a_cache_held(usage: dict[str, object], cached: int) -> None:
+    found = decoded(completion(usage={"prompt_tokens": 100, "completion_tokens": 3, **usage})).usage
+    expected = Usage(prompt_tokens=100, completion_tokens=3, cached_prompt_tokens=cached)
+    assert found == expected
+
+
+def test_thoughts_counted_beside_the_completion_are_paid_for_too() -> None:
+    usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 48}
+    usage["completion_tokens_details"] = {"reasoning_tokens": 40}  # type: ignore[assignment]
+    assert decoded(completion(usage=usage)).usage == Usage(prompt_tokens=5, completion_tokens=43)
+    usage["total_tokens"] = 8
+    assert decoded(completion(usage=usage)).usage == Usage(prompt_tokens=5, completion_tokens=3)
+
+
+def test_what_was_thought_is_no_text() -> None:
+    result = decoded(with_message(content="yes", reasoning_content="hm", reasoning="hm"))
+    assert (result.text, result.refusal) == ("yes", None)
+    assert decoded(with_message(content=None, reasoning_content="hm")).text == ""
 
 
 def test_missing_usage_model_and_finish_reason() -> None:
@@ -151,6 +202,17 @@ def test_nan_duplicate_keys_bom_and_broken_utf8() -> None:
         ("  <think>a\nb</think>yes </think>", "yes </think>"),
         ("<think>never ends", "<think>never ends"),
         ("no <think>x</think>", "no <think>x</think>"),
+        # The opening mark stood in the prompt.
+        ("hm, so\n</think>\n\nyes", "yes"),
+        ("\n</think>\n\nyes", "yes"),
+        ("<think>a</think>\n<think>b</think> yes", "yes"),
+        ("<thinking>a</thinking>yes", "yes"),
+        ("<reasoning>a</reasoning>yes", "yes"),
+        ("[THINK]a[/THINK]yes", "yes"),
+        ("<think>a</think>", ""),
+        ('{"a": "</think>"}', '{"a": "</think>"}'),
+        ('```json\n{"a": "</think>"}\n```', '```json\n{"a": "</think>"}\n```'),
+        ("<b>x</b>", "<b>x</b>"),
         (" plain ", " plain "),
     ],
 )
@@ -234,6 +296,7 @@ def test_error_object_with_a_200(error: object, kind: type[ChatError]) -> None:
         (403, Denied),
         (404, Denied),
         (405, Rejected),
+        (407, Denied),
         (408, Unavailable),
         (413, Rejected),
         (422, Rejected),
@@ -300,10 +363,74 @@ def test_unknown_model_is_denied_whatever_the_status(body: bytes) -> None:
     assert isinstance(error_from(400, {}, body, URL), Denied)
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "start"),
+    [
+        (
+            400,
+            {"error": {"message": "too long", "code": "context_length_exceeded"}},
+            Rejected,
+            "the prompt and the answer do not fit into the model's context at",
+        ),
+        (
+            400,
+            {"message": "This model's maximum context length is 4096 tokens."},
+            Rejected,
+            "the prompt and the answer do not fit into the model's context at",
+        ),
+        (
+            400,
+            {"error": {"message": "filtered", "code": "content_filter", "param": "prompt"}},
+            Rejected,
+            "the content filter at",
+        ),
+        (
+            429,
+            {"error": {"message": "Request too large for m on tokens per min (TPM): Limit 9"}},
+            Rejected,
+            f"{URL} will never take a request this large",
+        ),
+        (
+            429,
+            {"error": {"message": "Quota exceeded for metric: x, limit: 0, model: m"}},
+            Denied,
+            f"the account at {URL} may not ask this model at all: its limit is zero",
+        ),
+        *(
+            (429, {"error": {"message": text}}, RateLimited, f"{URL} asks for fewer calls")
+            for text in ("limit: 0.5", "limit 06", "limit: 0 remaining", "remaining limit: 0")
+        ),
+        (407, {}, Denied, f"the proxy on the way to {URL} wants other credentials"),
+    ],
+)
+def test_what_a_person_should_know_is_said_first(
+    status: int, body: object, kind: type[ChatError], start: str
+) -> None:
+    error = error_from(status, {}, json.dumps(body).encode(), URL)
+    assert type(error) is kind
+    assert str(error).startswith(start)
+
+
+def test_a_limit_of_zero_in_the_headers_stops_the_run() -> None:
+    error = error_from(429, {"x-ratelimit-limit-tokens": "0"}, b"{}", URL)
+    assert isinstance(error, Denied)
+    assert not error.user_fault
+    assert "its limit is zero" in str(error)
+
+
+def test_the_field_that_is_not_liked_is_named() -> None:
+    body = b'{"error":{"message":"Unsupported parameter.","param":"seed"}}'
+    assert str(error_from(400, {}, body, URL)).endswith("Unsupported parameter. [seed]")
+    body = b'{"error":{"message":"no seed","param":"seed"}}'
+    assert str(error_from(400, {}, body, URL)).endswith("no seed")
+    body = b'{"detail":[{"loc":["body","seed"],"msg":"Extra","input":{"a":"b"}},{"msg":"x"},"y"]}'
+    assert str(error_from(422, {}, body, URL)).endswith('body.seed: Extra; x; "y"')
+
+
 def test_messages_are_short_printable_and_without_the_key() -> None:
     body = f"bad\x1b[31m key {KEY}\r\n{'x' * 5000}".encode()
     for status in (302, 400, 401, 404, 429, 500, 503):
-        error = error_from(status, {"location": f"http://e/?k={KEY}"}, body, URL, secret=KEY)
+        error = error_from(status, {"location": f"http://e/?k={KEY}"}, body, URL, secrets=(KEY,))
         assert KEY not in str(error)
         assert str(error).isprintable()
         assert len(str(error)) < 500

@@ -152,7 +152,7 @@ def test_errors_have_openais_form() -> None:
         client.session.headers["Authorization"] = "Bearer secret"
         assert await client.ask(model="gpt-9") == "404"
         assert client.last["error"]["code"] == "model_not_found"
-        for broken in ({"messages": []}, {"messages": 3}, {"stream": True}, {"max_tokens": -1}):
+        for broken in ({"messages": []}, {"messages": 3}, {"n": 2}, {"max_tokens": -1}):
             assert await client.ask(**{"model": "one", **broken}) == "400"
             assert client.last["error"]["type"] == "invalid_request_error"
         assert await client.ask(model="one") == "200"
@@ -317,3 +317,51 @@ def test_importing_the_simulator_does_not_load_the_web_server() -> None:
     code = "import sys, targen_async.simulator; print({'aiohttp.web', 'uvloop'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"
+
+
+def test_a_stream_says_what_the_answer_at_once_says() -> None:
+    async def use(client: Client) -> None:
+        asked = body_of(contexts_request(3))
+        assert await client.ask(3) == "200"
+        whole = client.last
+        for options, last in (({"include_usage": True}, 1), (None, 0)):
+            stream = {**asked, "stream": True, "stream_options": options}
+            url = f"{client.url}/v1/chat/completions"
+            async with client.session.post(url, json=stream) as response:
+                assert response.content_type == "text/event-stream"
+                lines = (await response.text()).split("\n\n")
+            assert lines[-2:] == ["data: [DONE]", ""]
+            events = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+            deltas = [choice["delta"] for event in events for choice in event["choices"]]
+            text = "".join(delta.get("content") or "" for delta in deltas)
+            assert text == whole["choices"][0]["message"]["content"]
+            assert len(deltas) > 3
+            assert [e["usage"] for e in events if e.get("usage")] == [whole["usage"]] * last
+        assert await client.ask(stream_options={"include_usage": True}) == "400"
+        stats = await client.stats()
+        assert stats["served"] == 3
+        assert stats["completion_tokens"] == 3 * whole["usage"]["completion_tokens"]
+
+    with_server(use)
+
+
+def test_a_stream_is_torn_as_any_answer_is() -> None:
+    async def use(client: Client) -> None:
+        told = Counter([await client.ask(seed, stream=True) for seed in range(20)])
+        assert told["torn"] > 3
+        assert told["reset"] > 3
+
+    with_server(use, SimulatorSettings(reset_rate=1.0))
+
+
+def test_tokens_in_the_cache_are_told_and_counted() -> None:
+    async def use(client: Client) -> None:
+        messages = [{"role": "user", "content": "a long story " * 500}]
+        for _ in range(2):
+            await client.ask(messages=messages)
+        details = [a["usage"]["prompt_tokens_details"]["cached_tokens"] for a in client.answers]
+        assert details[0] == 0
+        assert details[1] > 1000
+        assert (await client.stats())["cached_prompt_tokens"] == details[1]
+
+    with_server(use, SimulatorSettings(prefix_cache=True))
