@@ -59,7 +59,6 @@ class Asker:
 
     def __init__(
         self,
-        client: ChatClient,
         journal: Journal,
         ledger: Ledger,
         memos: dict[bytes, int],
@@ -70,7 +69,10 @@ class Asker:
         generation_at: int = 0,
         offline: bool = False,
     ) -> None:
-        self.client = client
+        self.client: ChatClient | None = None
+        """Who is asked; None: nobody yet."""
+        self.judge: ChatClient | None = None
+        """Who is asked for judgements."""
         self._retry_before = retry_before
         self._generation_at = generation_at
         self._offline = offline
@@ -147,7 +149,9 @@ class Asker:
         counters = self._stats.stage(stage)
         counters.sent += 1
         try:
-            result = await self.client.complete(request)
+            client = self.judge if stage == "correction" else self.client
+            assert client is not None
+            result = await client.complete(request)
         except ParseError as error:
             return _failure(stage, request, error.kind, str(error), 0, None)
         except (Rejected, ServerFault) as error:
@@ -167,7 +171,6 @@ class Asker:
             return None
         finally:
             counters.done += 1
-        self._ledger.used(result.usage)
         return result
 
     def show(self, items: Items, request: ChatRequest) -> None:

@@ -20,10 +20,11 @@ from targen_async.journal import (
     body_of,
     frames,
     parse_intent,
+    plan_key,
     ticket_of,
     valid_end,
 )
-from targen_async.ledger import Ledger, Totals
+from targen_async.ledger import Ledger, Role, Totals
 from targen_async.parse import answer_text, list_form, read, read_list, verdicts_form
 from targen_async.records import ChatResult, StageName
 from targen_async.stages import item_ids
@@ -55,9 +56,7 @@ class Standing(Struct, frozen=True, kw_only=True):
     """What a journal says of the rows that stand in their place."""
 
     totals: Totals
-    undecoded: int
-    """Answers that are no completion. The start that got them counts them as served only, a later
-    one also as without usage."""
+    by_role: dict[Role, Totals]
     checkpoint: CommitState | None
     raises: int
     """How often n was raised."""
@@ -99,7 +98,6 @@ class Audit:
         self._before: dict[int, int] = {}
         """Offset of such an answer to that of the one before it."""
         self._ledger = Ledger(journal)
-        self._undecoded = 0
         self._pending: dict[int, str] = {}
         self._shown: dict[str, Items] = {}
         self._checkpoint: CommitState | None = None
@@ -146,7 +144,7 @@ class Audit:
     def _now(self, digest: str) -> Standing:
         return Standing(
             totals=self._ledger.totals(),
-            undecoded=self._undecoded,
+            by_role=self._ledger.by_role(),
             checkpoint=self._checkpoint,
             raises=max(0, self._targets - 1),
             task_digest=digest,
@@ -176,7 +174,7 @@ class Audit:
         payload = frame.payload
         if frame.kind == Kind.INTENT:
             intent = parse_intent(payload)
-            self._pending[frame.offset] = intent.key.partition("~")[0]
+            self._pending[frame.offset] = plan_key(intent.key)
             self._ledger.opened(frame.offset, intent)
         elif frame.kind == Kind.ANSWER:
             self._answer(frame)
@@ -215,13 +213,11 @@ class Audit:
             self.faults.append(f"journal:byte {frame.offset}: an answer to no call")
             return
         self.answers += 1
-        self._ledger.answered(ticket)
+        self._ledger.answered(ticket, body_of(frame.payload))
         try:
             result = decode_completion(body_of(frame.payload), key, frame.offset, model=self._judge)
         except (ParseError, ChatError):
-            self._undecoded += 1
             return
-        self._ledger.used(result.usage)
         try:
             self._sort(key, result)
         except ParseError:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from targen_async.errors import Denied, TargenError, UserError
-from targen_async.flags import EXAMPLES, FLAGS, add_generate
+from targen_async.flags import EXAMPLES, FLAGS, add_generate, add_output, output_of
 
 EXIT_OK, EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -103,11 +103,14 @@ def _add_runs(commands: Any) -> None:  # noqa: ANN401
     for name, what in _AGAIN.items():
         command = commands.add_parser(name, help=what, description=f"{what.capitalize()}.")
         command.add_argument("folder", type=Path)
-        command.add_argument("--quiet", action="store_true", help="no progress, only the result")
+        add_output(command)
         command.set_defaults(run=_again, again=name)
     status = commands.add_parser("status", help="tell how far a run is")
     status.add_argument("folder", type=Path)
     status.add_argument("--json", action="store_true", help="print manifest.json as it is")
+    status.add_argument(
+        "--watch", action="store_true", help="look on until the run ends; with --json: JSON lines"
+    )
     status.set_defaults(run=_status)
     show = commands.add_parser("show", help="print some rows and the transition table of a run")
     show.add_argument("folder", type=Path)
@@ -180,7 +183,11 @@ def _generate(options: argparse.Namespace) -> int:
 
     config, out = config_from_options(options, [dotted for dotted, _ in FLAGS.values()])
     return run_generate(
-        config, out, quiet=options.quiet, accept_task_change=options.accept_task_change
+        config,
+        out,
+        **output_of(options),
+        accept_task_change=options.accept_task_change,
+        estimated=options.estimate,
     )
 
 
@@ -189,7 +196,7 @@ def _again(options: argparse.Namespace) -> int:
     from targen_async.rundir import read_config
 
     config = read_config(options.folder)
-    return run_generate(config, options.folder, quiet=options.quiet, again=options.again)
+    return run_generate(config, options.folder, **output_of(options), again=options.again)
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -272,6 +279,10 @@ def _render(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    if options.watch:
+        from targen_async.watch import watch
+
+        return watch(options.folder, as_json=options.json)
     from targen_async.terminal import print_status
 
     return print_status(options.folder, as_json=options.json)

@@ -292,6 +292,7 @@ class Committer:
         stats.delivered = plan.delivered
         stats.balance = balance(plan.state.accepted, plan.labels)
         stats.rejected = self.state.counts.rejected
+        stats.transitions = self.state.counts.transitions
         stats.failed = sum(self.state.counts.failed.values())
         stats.waiting = len(self._window)
         stats.waiting_for = self._key(plan.state.watermark)

@@ -49,6 +49,8 @@ class Data(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     task: str
     model: str = SIMULATED_MODEL
+    fallback_model: str | None = None
+    """Asked where the first one refuses a request or is away."""
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     random_seed: Annotated[int, Meta(ge=0, lt=2**53)] = 0
@@ -74,6 +76,10 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     requests_per_minute: Annotated[float, Meta(gt=0)] | None = None
     tokens_per_minute: Annotated[float, Meta(gt=0)] | None = None
     max_in_flight: Count = 64
+    adaptive: bool = True
+    """Find out below `max_in_flight` how many calls at a time serve best; False: always as many."""
+    shared: bool = True
+    """Runs on this host that ask the same endpoint with the same key share the declared rates."""
 
 
 class Timeouts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,10 +89,38 @@ class Timeouts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     total_s: Seconds = 600.0
 
 
+Header = Annotated[str, Meta(min_length=1, max_length=4096)]
+"""A header's value. One that begins with `$` names an environment variable."""
+
+
+class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another place to ask, for a judge or as a fallback; what is unset is as for the generator,
+    but for key and headers where `base_url` or `preset` is set."""
+
+    preset: str | None = None
+    base_url: str | None = None
+    api_key_env: EnvironmentName | None = None
+    headers: Mapping[str, Header] = field(default_factory=dict)
+    proxy: str | None = None
+    stream: bool | None = None
+    client: Literal["http", "sdk"] | None = None
+    limits: Limits | None = None
+
+
+class Budget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Caps that bind over all starts of a run: calls that might pass them are not made."""
+
+    max_usd: Annotated[float, Meta(gt=0)] | None = None
+    max_tokens: Count | None = None
+    max_requests: Count | None = None
+
+
 class Prices(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """US dollars for a million tokens. Zero: the cost is not known and not shown."""
 
     usd_per_million_prompt_tokens: Price = 0.0
+    usd_per_million_cached_prompt_tokens: Price | None = None
+    """Of prompt tokens that the provider's cache held; as any prompt token where unset."""
     usd_per_million_completion_tokens: Price = 0.0
 
 
@@ -97,7 +131,26 @@ class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     base_url: str | None = None
     """Where the endpoint is, as http://host:port/v1. Unset: OpenAI, or for the simulated model a
     simulator of our own."""
+    preset: str | None = None
+    """A kind of server: openai, vllm, llama-cpp, ollama, azure, together, openrouter."""
     api_key_env: EnvironmentName = "OPENAI_API_KEY"
+    headers: Mapping[str, Header] = field(default_factory=dict)
+    """Sent with each call; a value like `$NAME` is taken from the environment."""
+    proxy: str | None = None
+    """An HTTP proxy, as http://host:port."""
+    stream: bool = False
+    """Have answers sent piece by piece, for proxies that cut idle connections."""
+    client: Literal["http", "sdk"] = "http"
+    """`sdk`: the openai package, for Azure and other ways to sign in."""
+    judge: Endpoint | None = None
+    """Where the judge is, if it is elsewhere."""
+    fallback: Endpoint | None = None
+    """Where the fallback model is, if it is elsewhere."""
+    budget: Budget = field(default_factory=Budget)
+    prices_file: str | None = None
+    """A price table of your own, in the form of the one that is shipped."""
+    metrics_port: Annotated[int, Meta(ge=0, le=65535)] | None = None
+    """Serve Prometheus metrics on 127.0.0.1 at this port."""
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
     prices: Prices = field(default_factory=Prices)
@@ -168,28 +221,46 @@ def decode(raw: Mapping[str, Any], source: str) -> RunConfig:
     try:
         config = msgspec.convert(raw, RunConfig)
     except msgspec.ValidationError as error:
-        raise UserError(f"{source}: {error}") from error
+        raise UserError(f"{source}: {_fault(str(error))}") from error
     if config.delivery.max_rows_per_seed and config.data.corpus is None:
         raise UserError(f"{source}: --max-rows-per-seed is for seeds from a corpus: give --seeds")
-    if config.delivery.base_url is not None:
-        _check_url(config.delivery.base_url, source)
+    delivery = config.delivery
+    _check_url(delivery.base_url, "delivery", source)
+    for role, own in (("judge", delivery.judge), ("fallback", delivery.fallback)):
+        if own is not None:
+            _check_url(own.base_url, f"delivery.{role}", source)
     return config
 
 
-def _check_url(base_url: str, source: str) -> None:
+def _fault(message: str) -> str:
+    """What msgspec says of a value, the place first."""
+    what, at, key = message.partition(" - at `$.")
+    if not at:
+        return message
+    key = key.removesuffix("`")
+    if key.endswith("api_key_env"):
+        return f"`{key}` must be the name of an environment variable, and never a key itself"
+    return f"`{key}`: {what[:1].lower()}{what[1:]}"
+
+
+def _check_url(base_url: str | None, place: str, source: str) -> None:
+    if base_url is None:
+        return
     try:
         url = urlsplit(base_url)
         complete = url.scheme in ("http", "https") and url.hostname and url.port != 0
     except ValueError:
         complete = False
     if not complete:
+        # What stands before an @ may be a password.
+        given = "" if "@" in base_url else f", not {base_url!r}"
         raise UserError(
-            f"{source}: `delivery.base_url` must be like http://127.0.0.1:8000/v1, not {base_url!r}"
+            f"{source}: `{place}.base_url` must be like http://127.0.0.1:8000/v1{given}"
         )
     if url.username or url.password or url.query or url.fragment:
         raise UserError(
-            f"{source}: `delivery.base_url` carries credentials, a query or a fragment; put the "
-            "key into an environment variable and name it in `delivery.api_key_env`"
+            f"{source}: `{place}.base_url` carries credentials, a query or a fragment; put the "
+            f"key into an environment variable and name it in `{place}.api_key_env`"
         )
 
 

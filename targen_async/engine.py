@@ -1,48 +1,44 @@
 """generate(): the one place where all parts of a run are put together."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Literal
 
 import anyio
-from msgspec import to_builtins
 
 from targen_async.ask import Asker
-from targen_async.chat import ChatClient
-from targen_async.chat.http import HttpChat
-from targen_async.chat.limit import Limited
-from targen_async.chat.retry import Breaker, Retrying
+from targen_async.budget import Purse, cost_view
+from targen_async.chains import Chains, addresses
+from targen_async.chat.retry import Breaker
 from targen_async.commit import Committer
-from targen_async.config import SIMULATED_MODEL, RunConfig
+from targen_async.config import SIMULATED_MODEL, Prices, RunConfig
 from targen_async.control import Demand, RunControl
 from targen_async.corpus import CorpusSeeds
 from targen_async.endpoint import NOWHERE, SIMULATED_NOTICE, check_endpoint, endpoint
-from targen_async.errors import RunStopped, TargenError
+from targen_async.errors import RunStopped, TargenError, first_cause
 from targen_async.journal import Kind
+from targen_async.ledger import Role
 from targen_async.lock import Lock
-from targen_async.manifest import Manifest, State, make_manifest
+from targen_async.log import Event, no_event
+from targen_async.manifest import Manifest, State, make_manifest, publish
 from targen_async.opening import Parts, open_parts
-from targen_async.pipeline import Incoming, Send, Stage, Work, each, run_stages
+from targen_async.pipeline import Incoming, Queues, Send, Stage, Work, each, run_stages
 from targen_async.points import Contexts, Seeds
-from targen_async.probe import Probed, probe
+from targen_async.prices import prices_of
 from targen_async.records import Usage, add_usage
-from targen_async.rundir import MANIFEST, open_folder, read_manifest, write_manifest
+from targen_async.rundir import open_folder
 from targen_async.slots import Blocks, Slots, unjudged
 from targen_async.sources import with_digests
 from targen_async.stages import Steps
 from targen_async.stats import Stats
 from targen_async.tasks import load_task
+from targen_async.telling import keep_telling, show_run, tell_end, tell_start
 from targen_async.verdicts import Verdicts
 
 Say = Callable[[str], None]
 MANIFEST_EVERY_S = 2.0
 COMMIT_CAPACITY = 1024
-PROBE_PATIENCE_S = 10.0
-"""How long the first call may find nobody: later a silent endpoint is waited for, but an address
-that never answered is more likely wrong."""
-PROBE_ATTEMPTS = 3
-"""A 500 is often the answer to a schema that the server does not know."""
 
 
 async def generate(
@@ -52,6 +48,7 @@ async def generate(
     control: RunControl | None = None,
     stats: Stats | None = None,
     say: Callable[[str], None] | None = None,
+    event: Event = no_event,
     accept_task_change: bool = False,
     again: Literal["retry", "reparse"] | None = None,
 ) -> Manifest:
@@ -72,6 +69,7 @@ async def generate(
     if again != "reparse":
         check_endpoint(config)
     config = with_digests(config)
+    prices = prices_of(config)
     open_folder(folder)
     with Lock(folder):
         async with AsyncExitStack() as stack:
@@ -79,13 +77,23 @@ async def generate(
                 open_parts(config, task, folder, accept_task_change=accept_task_change, again=again)
             )
             offline = again == "reparse"
-            base_url, api_key = NOWHERE, None
+            url: str | None = NOWHERE
             if not offline:
-                base_url, api_key = await stack.enter_async_context(endpoint(config, task))
+                url = await stack.enter_async_context(endpoint(config, task))
             hear = say or (lambda _line: None)
-            run = _Run(config, parts, control, stats or Stats(), hear, offline=offline)
-            await run.go(base_url, api_key)
+            purse = Purse(config.delivery.budget, parts.ledger, prices, say=hear)
+            chains = Chains(addresses(config, url), config.delivery.timeouts, purse)
+            run = _Run(config, parts, chains, control, stats or Stats(), offline=offline)
+            run.say, run.event, run.prices = hear, event, prices
+            run.stats.held = lambda: purse.held
+            run.stats.cost = lambda: cost_view(
+                parts.ledger, prices, purse, delivered=run.stats.delivered, n=run.stats.n
+            )
+            show_run(run.stats, parts, config, control)
+            tell_start(event, parts, config)
+            await run.go()
             manifest = run.manifest(final=True)
+            tell_end(event, parts, manifest)
             if control.error is not None and manifest.state != "complete":
                 raise control.error
             return manifest
@@ -107,18 +115,21 @@ class _Run:
         self,
         config: RunConfig,
         parts: Parts,
+        chains: Chains,
         control: RunControl,
         stats: Stats,
-        say: Say,
         *,
         offline: bool,
     ) -> None:
+        self.chains = chains
         self.offline = offline
         self.config = config
         self.parts = parts
         self.control = control
         self.stats = stats
-        self.say = say
+        self.say: Say = lambda _line: None
+        self.event: Event = no_event
+        self.prices: Mapping[Role, Prices] = {}
         data, task, generation = config.data, parts.rows.task, parts.found.generation
         self.simulated = data.model == SIMULATED_MODEL
         self.rows_per_seed = parts.rows_per_seed
@@ -158,28 +169,18 @@ class _Run:
             stop_at=generation.until if offline and generation else None,
         )
 
-    async def go(self, base_url: str, api_key: str | None) -> None:
+    async def go(self) -> None:
         """Run the stages until n is delivered or nothing more can be had; then checkpoint."""
-        delivery = self.config.delivery
-        recorder = self.parts.ledger
-        http = HttpChat(
-            base_url,
-            api_key,
-            recorder=recorder,
-            connect_timeout_s=delivery.timeouts.connect_s,
-            read_timeout_s=delivery.timeouts.read_s,
-            total_timeout_s=delivery.timeouts.total_s,
-            max_in_flight=delivery.limits.max_in_flight,
-        )
         sound = True
         try:
-            async with http, anyio.create_task_group() as background:
+            async with self.chains, anyio.create_task_group() as background:
                 background.start_soon(self.parts.journal.keep_synced)
                 background.start_soon(self._keep_manifest)
-                await self._run_stages(http)
+                background.start_soon(keep_telling, self.event, self.parts)
+                await self._run_stages()
                 background.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            cause = _first_cause(group)
+            cause = first_cause(group)
             if isinstance(cause, TargenError):
                 self.control.fail(cause)
             # After an error of our own making the last checkpoint is a safer place to go on from.
@@ -196,7 +197,7 @@ class _Run:
         trailing = [] if done else [*self.contexts.notes, *self.seeds.notes]
         wasted = Usage() if done else add_usage(self.contexts.wasted, self.seeds.wasted)
         await self.committer.finish(trailing, wasted)
-        self._write_manifest(final=True)
+        publish(self.parts, self.manifest(final=True))
         # A reparse is over when it runs out of answers, but not when somebody ends it.
         whole = self.committer.done or (self.offline and self.control.draining is None)
         if whole and not self.parts.found.swapped:
@@ -204,17 +205,15 @@ class _Run:
             await self.parts.journal.sync()
             self.parts.found.swapped = True
 
-    async def _run_stages(self, http: HttpChat) -> None:
-        limits = self.config.delivery.limits
+    async def _run_stages(self) -> None:
+        chains, data, task = self.chains, self.config.data, self.parts.rows.task
         patience_s = self.config.delivery.give_up_after_s
-        breaker = Breaker(give_up_after_s=min(patience_s, PROBE_PATIENCE_S))
-        asker = self._asker(Retrying(http, breaker=breaker, max_attempts=PROBE_ATTEMPTS))
-        probed: Probed | None = None
-        async with self._drained(breaker):
-            probed = await probe(asker, self.parts.rows.task.name, self.config.data)
-        if probed is None:
+        asker = self._asker()
+        async with self._drained(chains.probing(patience_s)):
+            await chains.probe(asker, task.name, data)
+        if "generator" not in chains.probed or len(chains.probed) < len(chains):
             return
-        self._announce(probed)
+        self._announce()
         if not self.parts.found.swapped:
             self.say(
                 f"the rows are made anew in {self.parts.place}; those in {self.parts.folder} stand "
@@ -224,23 +223,26 @@ class _Run:
             self.say("files are missing or changed: they are made again from the journal")
         if self.committer.done:
             return
-        breaker = Breaker(give_up_after_s=patience_s)
-        limited = Limited(
-            http,
-            gate=breaker.check,
-            max_in_flight=limits.max_in_flight,
-            requests_per_minute=limits.requests_per_minute,
-            tokens_per_minute=limits.tokens_per_minute,
-        )
-        asker.client = Retrying(limited, breaker=breaker)
-        self.stats.endpoint = lambda: breaker.state
-        self.stats.in_flight = lambda: limited.in_flight
+        breakers = chains.open(asker, patience_s)
+        self.stats.endpoint = lambda: chains.state
+        self.stats.in_flight = lambda: chains.in_flight
+        self.stats.limits = chains.views
         known = Verdicts()
         if self.parts.found.generation is not None:
             known = Verdicts.scan(self.parts.journal.path, self.parts.found.generation_at)
-        steps = Steps(asker, self.parts.rows, self.config.data, known, plain=probed.plain)
-        async with self._drained(breaker):
-            await run_stages(self._stages(steps))
+        steps = Steps(
+            asker,
+            self.parts.rows,
+            data,
+            known,
+            plain=chains.plain("generator"),
+            plain_judge=chains.plain("judge"),
+        )
+        async with self._drained(breakers):
+            await run_stages(self._stages(steps), self._see)
+
+    def _see(self, queues: Queues) -> None:
+        self.stats.queues = queues
 
     def _stages(self, steps: Steps) -> list[Stage]:
         parts, data, delivery = self.parts, self.config.data, self.config.delivery
@@ -294,10 +296,9 @@ class _Run:
             Stage(name="seed-point", work=self._ordered(self.seeds.point)),
         ]
 
-    def _asker(self, client: ChatClient) -> Asker:
+    def _asker(self) -> Asker:
         parts = self.parts
         return Asker(
-            client,
             parts.journal,
             parts.ledger,
             parts.found.memos,
@@ -308,12 +309,15 @@ class _Run:
             offline=self.offline,
         )
 
-    def _announce(self, probed: Probed) -> None:
-        self.simulated = probed.simulated
-        if probed.simulated:
+    def _announce(self) -> None:
+        probed = self.chains.probed
+        self.simulated = self.stats.simulated = any(one.simulated for one in probed.values())
+        if self.simulated:
             self.say(SIMULATED_NOTICE)
-        if probed.plain:
-            self.say("the endpoint takes no JSON schema: answers are asked for in words")
+        for role, one in probed.items():
+            self.event("info", "probed", role=role, simulated=one.simulated, plain=one.plain)
+            for note in one.notes:
+                self.say(note if len(probed) == 1 else f"{role}: {note}")
 
     def _ordered(self, work: Work) -> Work:
         """A point that runs dry ends its stream: what it passed on before still becomes rows."""
@@ -330,39 +334,26 @@ class _Run:
         return guarded
 
     @asynccontextmanager
-    async def _drained(self, breaker: Breaker) -> AsyncIterator[None]:
+    async def _drained(self, breakers: Sequence[Breaker]) -> AsyncIterator[None]:
         """Bounds what is done inside once nothing new is to be sent."""
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as group:
-                group.start_soon(self._end_drain, scope, breaker)
+                group.start_soon(self._end_drain, scope, breakers)
                 yield
                 group.cancel_scope.cancel()
 
-    async def _end_drain(self, scope: anyio.CancelScope, breaker: Breaker) -> None:
+    async def _end_drain(self, scope: anyio.CancelScope, breakers: Sequence[Breaker]) -> None:
         """Give calls under way `drain_s` to arrive, then abandon them; what waits ends at once."""
         await self.control.changed.until(lambda: self.control.draining is not None)
-        breaker.drain()
+        for breaker in breakers:
+            breaker.drain()
         await anyio.sleep(self.config.delivery.drain_s)
         scope.cancel()
 
     async def _keep_manifest(self) -> None:
         while True:
             await anyio.sleep(MANIFEST_EVERY_S)
-            self._write_manifest(final=False)
-
-    def _write_manifest(self, *, final: bool) -> None:
-        """Beside the rows it is of; where they stand apart, what they cost is told above too."""
-        parts = self.parts
-        manifest = self.manifest(final=final)
-        write_manifest(parts.place, manifest)
-        if parts.place != parts.folder and (parts.folder / MANIFEST).exists():
-            generation = parts.found.generation
-            above = read_manifest(parts.folder)
-            told = to_builtins(manifest)
-            above |= {name: told[name] for name in ("calls", "spent", "in_doubt")}
-            why = generation.why if generation else ""
-            above["remaking"] = {"why": why, "n": told["n"], "delivered": told["delivered"]}
-            write_manifest(parts.folder, above)
+            publish(self.parts, self.manifest(final=False))
 
     def manifest(self, *, final: bool) -> Manifest:
         """What the folder holds at the last checkpoint."""
@@ -372,24 +363,10 @@ class _Run:
         return make_manifest(
             self.parts,
             self.config,
+            self.prices,
             state=state,
             reason=self.control.draining or str(self.control.error or ""),
             simulated=self.simulated,
             contexts_missing=self.contexts.shortfall,
             waiting_for="" if final else self.stats.waiting_for,
         )
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    """What went wrong first, out of the groups that task groups make; our own errors first."""
-    causes: list[BaseException] = []
-
-    def collect(one: BaseException) -> None:
-        if isinstance(one, BaseExceptionGroup):
-            for inner in one.exceptions:
-                collect(inner)
-        else:
-            causes.append(one)
-
-    collect(error)
-    return next((cause for cause in causes if isinstance(cause, TargenError)), causes[0])

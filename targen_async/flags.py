@@ -72,6 +72,46 @@ FLAGS: dict[str, tuple[str, dict[str, Any]]] = {
         "delivery.limits.max_in_flight",
         {"type": int, "metavar": "N", "help": "calls at the same time (default: 64)"},
     ),
+    "--fixed-in-flight": (
+        "delivery.limits.adaptive",
+        {
+            "action": "store_const",
+            "const": False,
+            "help": "always as many calls at once as --max-in-flight; else found out by latency",
+        },
+    ),
+    "--preset": (
+        "delivery.preset",
+        {"metavar": "NAME", "help": "kind of server: openai, vllm, llama-cpp, ollama, azure, …"},
+    ),
+    "--stream": (
+        "delivery.stream",
+        {
+            "action": "store_const",
+            "const": True,
+            "help": "have answers sent piece by piece, for proxies that cut idle connections",
+        },
+    ),
+    "--fallback": (
+        "data.fallback_model",
+        {"metavar": "MODEL", "help": "asked where the model refuses a request or is away"},
+    ),
+    "--max-usd": (
+        "delivery.budget.max_usd",
+        {"type": float, "metavar": "USD", "help": "cap over all starts; needs a known price"},
+    ),
+    "--max-tokens": (
+        "delivery.budget.max_tokens",
+        {"type": int, "metavar": "N", "help": "cap over all starts, prompt and completion"},
+    ),
+    "--max-requests": (
+        "delivery.budget.max_requests",
+        {"type": int, "metavar": "N", "help": "cap over all starts"},
+    ),
+    "--metrics-port": (
+        "delivery.metrics_port",
+        {"type": int, "metavar": "PORT", "help": "Prometheus metrics on 127.0.0.1; 0: any port"},
+    ),
     "--give-up-after": (
         "delivery.give_up_after_s",
         {"type": float, "metavar": "SECONDS", "help": "silence to bear (default: 3600)"},
@@ -117,5 +157,24 @@ def add_generate(commands: Any, run: Callable[[argparse.Namespace], int]) -> Non
     generate.add_argument(
         "--accept-task-change", action="store_true", help="go on although the prompts were changed"
     )
-    generate.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    generate.add_argument(
+        "--estimate",
+        action="store_true",
+        help="make the first rows only and tell what all of them will take; they are kept",
+    )
+    add_output(generate)
     generate.set_defaults(run=run)
+
+
+def add_output(command: argparse.ArgumentParser) -> None:
+    """How a run tells of itself; see docs/terminal.md."""
+    command.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    command.add_argument(
+        "--json", action="store_true", help="progress as JSON lines on stdout, events on stderr"
+    )
+    command.add_argument("--log", type=Path, metavar="FILE", help="append events as JSON lines")
+
+
+def output_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What `add_output` was given, for `run_generate`."""
+    return {"quiet": options.quiet, "as_json": options.json, "log_file": options.log}

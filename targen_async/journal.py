@@ -261,6 +261,11 @@ def parse_intent(payload: bytes) -> Intent:
     return Intent(memo, prompt_bytes, max_tokens, key)
 
 
+def plan_key(key: str) -> str:
+    """What an intent's key was planned as: without the number of the asking, without the role."""
+    return key.partition("@")[0].partition("~")[0]
+
+
 def ticket_of(payload: bytes) -> int:
     """The intent that an answer or a void belongs to."""
     ticket: int = _ANSWER.unpack_from(payload)[0]

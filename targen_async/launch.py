@@ -6,22 +6,22 @@ import signal
 import sys
 import tomllib
 from collections.abc import Sequence
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import anyio
-from rich.console import Console
 
 from targen_async.config import SIMULATED_MODEL, RunConfig, load
 from targen_async.control import RunControl
 from targen_async.engine import Say, generate
 from targen_async.errors import UserError
+from targen_async.estimate import estimate
 from targen_async.manifest import Manifest
+from targen_async.outlets import Outlets, open_outlets
 from targen_async.rundir import RUN_TOML
 from targen_async.stats import Stats
 from targen_async.tasks import TASK_FILE
-from targen_async.terminal import print_summary, show_progress
 
 INTERRUPTED = "interrupted"
 
@@ -99,53 +99,55 @@ def run_generate(
     out: Path,
     *,
     quiet: bool,
+    as_json: bool = False,
+    log_file: Path | None = None,
     accept_task_change: bool = False,
+    estimated: bool = False,
     again: Literal["retry", "reparse"] | None = None,
 ) -> int:
     """Run with progress on stderr; returns the exit code. Ctrl-C drains, twice stops now."""
-    console = Console(stderr=True, quiet=quiet)
     control, stats = RunControl(), Stats()
     manifest: list[Manifest] = []
+    lines: list[str] = []
 
-    def say(line: str) -> None:
-        # Who no longer listens does not stop a run.
-        with suppress(OSError):
-            console.print(line, soft_wrap=True)
-
-    async def main() -> None:
+    async def main(outlets: Outlets) -> None:
         async with anyio.create_task_group() as group:
-            group.start_soon(_obey_signals, control, say, group.cancel_scope)
-            async with show_progress(stats, console):
-                manifest.append(
-                    await generate(
-                        config,
-                        out,
-                        control=control,
-                        stats=stats,
-                        say=say,
-                        accept_task_change=accept_task_change,
-                        again=again,
-                    )
+            group.start_soon(_obey_signals, control, outlets.say, group.cancel_scope)
+            async with outlets.attend(stats, config.delivery.metrics_port):
+                make = partial(
+                    generate,
+                    say=outlets.say,
+                    event=outlets.event,
+                    accept_task_change=accept_task_change,
+                    again=again,
                 )
+                if estimated:
+                    told = await estimate(config, out, generate=make, control=control, stats=stats)
+                    lines.extend(told.lines() if told else [])
+                else:
+                    manifest.append(await make(config, out, control=control, stats=stats))
             group.cancel_scope.cancel()
 
-    try:
-        anyio.run(main, backend_options={"use_uvloop": True})
-    except BaseExceptionGroup as group:
-        raise _only(group) from None
-    if manifest:
-        print_summary(manifest[0], out)
-        if manifest[0].state == "complete":
-            return 0
+    with open_outlets(config.delivery, quiet=quiet, as_json=as_json, log_file=log_file) as outlets:
+        try:
+            anyio.run(main, outlets, backend_options={"use_uvloop": True})
+        except BaseException as error:
+            cause = _only(error) if isinstance(error, BaseExceptionGroup) else error
+            outlets.failed(cause, out)
+            raise cause from None
+        if manifest:
+            outlets.end(manifest[0], out)
+    for line in lines:
+        print(line)
+    if lines or (manifest and manifest[0].state == "complete"):
+        return 0
     if control.draining == INTERRUPTED:
         more = f"targen {again} {out}" if again else f"targen generate --out {out}"
         print(f"interrupted; `{more}` goes on from here", file=sys.stderr)
         return 130
     if again == "reparse" and manifest:
-        missing = manifest[0].n - manifest[0].delivered
-        print(
-            f"{missing} rows are missing: `targen generate --out {out}` makes them", file=sys.stderr
-        )
+        missing = f"{manifest[0].n - manifest[0].delivered} rows are missing"
+        print(f"{missing}: `targen generate --out {out}` makes them", file=sys.stderr)
     return 1
 
 

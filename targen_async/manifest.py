@@ -1,16 +1,17 @@
 """manifest.json: what a run's folder holds, how it came about and what it cost."""
 
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, Literal
 
 from msgspec import Struct, to_builtins
 
 from targen_async.config import Prices, RunConfig
-from targen_async.ledger import cost_usd
+from targen_async.ledger import Role, spent_usd
 from targen_async.opening import Parts
 from targen_async.records import Usage, add_usage
-from targen_async.rundir import ShardSeal
+from targen_async.rundir import MANIFEST, ShardSeal, read_manifest, write_manifest
 from targen_async.slots import balance
 
 FORMAT = 1
@@ -18,10 +19,12 @@ State = Literal["running", "complete", "stopped"]
 
 
 class Tokens(Struct, frozen=True, kw_only=True):
-    """Tokens as the endpoint counted them, and US dollars where prices are configured."""
+    """Tokens as the endpoint counted them, and US dollars where prices are known."""
 
     prompt_tokens: int
     completion_tokens: int
+    cached_prompt_tokens: int
+    """The part of `prompt_tokens` that the provider's prefix cache held."""
     usd: float | None
 
 
@@ -55,6 +58,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     failed: dict[str, int]
     calls: Calls
     spent: Tokens
+    prices: dict[Role, Prices]
+    """What the dollars were reckoned with; empty where no price is known."""
     wasted: Tokens
     """Part of `spent` that bought no row: answers asked again and rows rejected."""
     in_doubt: Tokens
@@ -78,6 +83,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
 def make_manifest(
     parts: Parts,
     config: RunConfig,
+    prices: Mapping[Role, Prices],
     *,
     state: State,
     reason: str,
@@ -91,7 +97,8 @@ def make_manifest(
     wasted = Usage()
     for usage in commit.counts.wasted.values():
         wasted = add_usage(wasted, usage)
-    prices = config.delivery.prices
+    spent = {role: one.usage for role, one in parts.ledger.by_role().items()}
+    doubt = {role: one.in_doubt_worst for role, one in parts.ledger.by_role().items()}
     return Manifest(
         format=FORMAT,
         state=state,
@@ -115,9 +122,10 @@ def make_manifest(
             in_doubt=totals.in_doubt,
             served_without_usage=totals.without_usage,
         ),
-        spent=_tokens(totals.usage, prices),
-        wasted=_tokens(wasted, prices),
-        in_doubt=_tokens(totals.in_doubt_worst, prices),
+        spent=tokens(totals.usage, spent, prices),
+        prices=dict(prices),
+        wasted=tokens(wasted, {"generator": wasted}, prices),
+        in_doubt=tokens(totals.in_doubt_worst, doubt, prices),
         remaking=None,
         generation=len(parts.found.generations),
         shards=commit.files.shards,
@@ -133,11 +141,13 @@ def make_manifest(
     )
 
 
-def _tokens(usage: Usage, prices: Prices) -> Tokens:
+def tokens(usage: Usage, by_role: Mapping[Role, Usage], prices: Mapping[Role, Prices]) -> Tokens:
+    """The sum `usage`, and what its parts cost."""
     return Tokens(
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
-        usd=cost_usd(usage, prices),
+        cached_prompt_tokens=usage.cached_prompt_tokens,
+        usd=spent_usd(by_role, prices),
     )
 
 
@@ -156,3 +166,16 @@ def _identity_broken_by(parts: Parts) -> list[str]:
         reasons.append("n was raised")
     reasons += [_ANEW[why] for why in dict.fromkeys(parts.found.generations)]
     return reasons
+
+
+def publish(parts: Parts, manifest: Manifest) -> None:
+    """Write the manifest beside its rows; where they stand apart, what they cost is told above."""
+    write_manifest(parts.place, manifest)
+    if parts.place == parts.folder or not (parts.folder / MANIFEST).exists():
+        return
+    above, told = read_manifest(parts.folder), to_builtins(manifest)
+    above |= {name: told[name] for name in ("calls", "spent", "in_doubt", "prices")}
+    generation = parts.found.generation
+    why = generation.why if generation else ""
+    above["remaking"] = {"why": why, "n": told["n"], "delivered": told["delivered"]}
+    write_manifest(parts.folder, above)

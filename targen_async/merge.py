@@ -315,6 +315,7 @@ class _Merging:
             spent=_sum([one.spent for one in told]),
             wasted=_sum([one.wasted for one in told]),
             in_doubt=_sum([one.in_doubt for one in told]),
+            prices={},
             remaking=None,
             generation=0,
             shards=self._files.state().shards,
@@ -379,6 +380,7 @@ def _sum(tokens: Sequence[Tokens]) -> Tokens:
     return Tokens(
         prompt_tokens=sum(one.prompt_tokens for one in tokens),
         completion_tokens=sum(one.completion_tokens for one in tokens),
+        cached_prompt_tokens=sum(one.cached_prompt_tokens for one in tokens),
         usd=sum(known) if len(known) == len(tokens) else None,
     )
 

@@ -41,14 +41,30 @@ def each(step: Callable[[Any, Send], Awaitable[None]]) -> Work:
     return work
 
 
-async def run_stages(stages: Sequence[Stage]) -> None:
+Queues = Callable[[], dict[str, tuple[int, int]]]
+"""Stage to the items that wait before it, and how many may."""
+
+
+async def run_stages(
+    stages: Sequence[Stage], see: Callable[[Queues], None] = lambda _queues: None
+) -> None:
     """Run a chain of stages until the last has finished. The first reads an empty stream.
 
     An error in any worker cancels all of them and is raised as it is; cancellation from outside
-    leaves nothing running.
+    leaves nothing running. `see` is given what tells how full the streams are.
     """
     links = [anyio.create_memory_object_stream[Any](stage.capacity) for stage in stages]
     sends = [send for send, _ in links[1:]] + [None]
+    waiting = {stage.name: link[1] for stage, link in zip(stages, links, strict=True)}
+    see(
+        lambda: {
+            name: (
+                stream.statistics().current_buffer_used,
+                int(stream.statistics().max_buffer_size),
+            )
+            for name, stream in waiting.items()
+        }
+    )
     links[0][0].close()
     async with anyio.create_task_group() as group:
         for stage, (_, incoming), outgoing in zip(stages, links, sends, strict=True):

@@ -17,6 +17,7 @@ from targen_async.errors import RunStopped
 STARVED_TRIES = 200
 STARVED_YIELD = 0.02
 _BLOCKS_PER_WINDOW = 4
+_ROUNDS = 30
 _LAST_SLOTS = 16
 """A wave with fewer slots left than this is waited for to its end before the next is planned."""
 
@@ -277,10 +278,8 @@ class RowPlan:
         for planned, slots in self._outstanding().items():
             for label in self.labels:
                 expected[label] += slots * self._rate(planned, label)
-        counts = {
-            label: max(0, ceil((quota - expected[label]) / self._rate(label, label) - 1e-9))
-            for label, quota in self.quota.items()
-        }
+        missing = {label: quota - expected[label] for label, quota in self.quota.items()}
+        counts = {label: ceil(slots - 1e-9) for label, slots in self._slots_for(missing).items()}
         if not any(counts.values()) and state.watermark >= self.planned and not self.done:
             counts = {label: int(self.wants(label)) for label in self.labels}
         counts = self._in_calls(counts)
@@ -288,6 +287,18 @@ class RowPlan:
             state.waves.append(Wave(start=self.planned, counts=counts))
         left = self.planned - state.watermark
         state.replan_at = self.planned if left < _LAST_SLOTS else state.watermark + left // 2
+
+    def _slots_for(self, missing: Mapping[str, float]) -> dict[str, float]:
+        """Slots by label that should bring what is missing of each (Gauss-Seidel).
+
+        Rows that change their label in correction count where they will come to.
+        """
+        slots = {label: max(0.0, rows) for label, rows in missing.items()}
+        for _ in range(_ROUNDS):
+            for label, rows in missing.items():
+                others = sum(slots[o] * self._rate(o, label) for o in slots if o != label)
+                slots[label] = max(0.0, rows - others) / self._rate(label, label)
+        return slots
 
     def _in_calls(self, counts: Mapping[str, int]) -> dict[str, int]:
         """At least these rows, in whole calls."""

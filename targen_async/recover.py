@@ -5,8 +5,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct, field
 
-from targen_async.chat.wire import decode_completion
-from targen_async.errors import ChatError, ParseError, UserError
+from targen_async.errors import UserError
 from targen_async.journal import (
     NEEDS_CALL,
     NO_SCHEMA,
@@ -87,8 +86,7 @@ def recover(path: Path, journal: Journal, ledger: Ledger) -> Recovered:
             if memo in dead_memos:
                 dead_memos.remove(memo)
                 ledger.dead -= 1
-            ledger.answered(ticket)
-            _count_usage(body_of(payload), ledger)
+            ledger.answered(ticket, body_of(payload))
         elif frame.kind == Kind.VOID:
             ticket = ticket_of(payload)
             pending.pop(ticket, None)
@@ -123,10 +121,3 @@ def _check_version(path: Path, kind: int, payload: bytes) -> None:
             f"{path} was written by another version of targen-async (journal format {version}, "
             f"this one reads {VERSION}); nothing was touched. Use that version, or another --out"
         )
-
-
-def _count_usage(body: bytes, ledger: Ledger) -> None:
-    try:
-        ledger.used(decode_completion(body, key="", offset=-1).usage)
-    except (ParseError, ChatError):
-        ledger.used(None)

@@ -105,6 +105,7 @@ _OURS = {
 } | {
     INDEX + "-wal",
     INDEX + "-shm",
+    INDEX + "-journal",
 }
 
 

@@ -56,7 +56,14 @@ class Steps:
     """What the four stages send, and what they make of the answers."""
 
     def __init__(
-        self, asker: Asker, rows: Rows, data: Data, known: Verdicts, *, plain: bool
+        self,
+        asker: Asker,
+        rows: Rows,
+        data: Data,
+        known: Verdicts,
+        *,
+        plain: bool,
+        plain_judge: bool,
     ) -> None:
         self._known = known
         self._asker = asker
@@ -64,6 +71,7 @@ class Steps:
         self._task = rows.task
         self._data = data
         self._plain = plain
+        self._plain_judge = plain_judge
         self._labels = "\n".join(f"- {name}: {about}" for name, about in rows.task.labels.items())
         self._question = self.request(self.correction_prompt([]), "", 0)
         self.seeds_per_call = data.seeds_per_context or rows.task.seeds.per_call
@@ -74,7 +82,8 @@ class Steps:
         """The number-th asking of a question: another number is another random seed."""
         template = self._task.template(prompt.stage, prompt.variant)
         text = template.render({"description": self._task.description, **prompt.values})
-        if self._plain:
+        plain = self._plain_judge if prompt.stage == "correction" else self._plain
+        if plain:
             text += f"\n\nAnswer with one JSON object and nothing else: {prompt.form.example}"
         parts = (self._task.name, prompt.stage, prompt.variant)
         asked = f"{key}~{number}" if number else key
@@ -90,7 +99,7 @@ class Steps:
             max_tokens=prompt.max_tokens,
             seed=seed_of(self._data.random_seed, asked),
             schema_name="-".join(part for part in parts if part),
-            json_schema=None if self._plain else prompt.form.schema,
+            json_schema=None if plain else prompt.form.schema,
         )
 
     def contexts_prompt(self, call: ContextCall) -> Prompt:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from targen_async.journal import Items, Kind, frames, parse_intent, ticket_of
+from targen_async.journal import Items, Kind, frames, parse_intent, plan_key, ticket_of
 
 
 class Verdicts:
@@ -36,7 +36,7 @@ class Verdicts:
                 items = msgspec.msgpack.decode(frame.payload, type=Items)
                 shown[items.key] = items
             elif frame.kind == Kind.INTENT:
-                key = parse_intent(frame.payload).key.partition("~")[0]
+                key = plan_key(parse_intent(frame.payload).key)
                 if key in shown:
                     asked[frame.offset] = key
             elif frame.kind == Kind.ANSWER and (key := asked.pop(ticket_of(frame.payload), "")):

@@ -18,13 +18,14 @@ FLOORS: dict[str, int] = {
         0: "errors records",
         1: "config control journal parse pipeline plan shards stats"
         " taskcheck tasklabels taskread tasks taskspec validators words",
-        2: "chat chat.http chat.limit chat.retry chat.wire distinct ledger lock rows rundir sources"
-        " verdicts",
-        3: "ask commit points settle slots state",
-        4: "corpus probe recover stages",
+        2: "chat chat.adapt chat.cost chat.headers chat.http chat.lease chat.limit chat.meter"
+        " chat.quota chat.refusals chat.reply chat.retry chat.sdk chat.stream chat.wire distinct"
+        " ledger lock log metrics presets progress rows rundir sources verdicts",
+        3: "ask budget commit live points prices settle slots state summary",
+        4: "corpus course pilot probe recover stages",
         5: "audit embedded opening reread",
-        6: "endpoint manifest newtask preview",
-        7: "accounts engine merge merged terminal verify",
+        6: "chains endpoint manifest newtask preview telling",
+        7: "accounts engine estimate merge merged outlets terminal verify watch",
         8: "flags launch",
         9: f"{PACKAGE} cli",
     }.items()
@@ -45,13 +46,12 @@ the structs of tasks.py. Floors hold for these too."""
 PLACES: dict[str, tuple[str, ...]] = {
     "aiohttp": ("chat/http.py",),
     "aiohttp.web": ("simulator/",),
-    "aiolimiter": ("chat/limit.py",),
     "anyio": ("",),
     "msgspec": ("",),
     "openai": ("chat/sdk.py",),
     "orjson": ("",),
     "rensa": ("distinct.py",),
-    "rich": ("launch.py", "terminal.py"),
+    "rich": ("live.py", "outlets.py", "terminal.py", "watch.py"),
     "tomli_w": ("config.py",),
     "uvloop": ("simulator/",),
     "yarl": ("chat/http.py",),

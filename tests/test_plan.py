@@ -187,3 +187,25 @@ def test_axes_give_every_value_its_share_and_do_not_march_in_step(seed: int) -> 
     assert set(Counter(c["domain"] for c in cells).values()) == {10}
     assert set(Counter(c["register"] for c in cells).values()) == {20}
     assert len({(c["domain"], c["register"]) for c in cells}) > 10
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.2, 0.3])
+def test_rows_that_change_their_label_are_not_planned_for_twice(noise: float) -> None:
+    """A small pilot, then many rows: what one label loses the others gain."""
+    random = Random(4)
+    plan = RowPlan(("a", "b"), 0, RowPlanState())
+
+    def run(n: int) -> None:
+        plan.aim(n)
+        slot = plan.state.watermark
+        while not plan.done:
+            planned = plan.label(slot)
+            usable = {"a": "b", "b": "a"}[planned] if random.random() < noise else planned
+            if plan.wants(usable):
+                plan.accept(usable)
+            plan.commit(slot, planned, usable)
+            slot += 1
+
+    run(40)
+    run(800)
+    assert plan.planned <= 1.15 * 800

@@ -142,7 +142,7 @@ def test_a_merged_folder_is_shown_exported_and_merged_again(runs: Path, tmp_path
     assert "r0/copa/000000/0" in keys and "r1/r0/copa/000000/0" in keys
     status = targen("status", tmp_path / "b")
     kept = told["sources"][0]["kept"]
-    assert status.returncode == 0 and f"merged: {kept} of 60 rows of two" in status.stdout
+    assert status.returncode == 0 and f"merged      {kept} of 60 rows of two" in status.stdout
     assert targen("show", tmp_path / "b", "-n", 1).returncode == 0
     shares = ("--split", "train=0.5,test=0.5")
     done = targen("export", tmp_path / "b", "--to", "jsonl", "--out", tmp_path / "export", *shares)
