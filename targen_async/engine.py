@@ -257,6 +257,7 @@ class _Run:
             start=parts.state.restart_slot,
             window=delivery.window,
         )
+        self.stats.window_full = lambda: slots.window_full
         blocks = Blocks(
             task,
             parts.plan,

@@ -204,7 +204,7 @@ def _still(stats: Stats, still_s: float) -> str:
     if out := stats.in_flight():
         return f"no answer {since}: {calls(out)} under way"
     if under_way:
-        return f"nothing sent {since}: {calls(under_way)} wait for their turn or another try"
+        return f"nothing sent {since}: {calls(under_way)} in line or waiting for another try"
     return f"nothing to ask {since}"
 
 

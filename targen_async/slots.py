@@ -32,6 +32,8 @@ class Slots:
         self._control = control
         self._rows_per_seed = rows_per_seed
         self._rows_per_call = task.rows_per_call
+        self.window_full = False
+        """Does the next slot wait for the commit of an early one?"""
         self._random_seed = random_seed
         self._start = start
         self._window = window
@@ -42,7 +44,9 @@ class Slots:
                 slot = seed.index * self._rows_per_seed + place
                 if slot < self._start or slot % self._rows_per_call:
                     continue
+                self.window_full = slot >= self._watermark + self._window
                 await self._control.changed.until(partial(self._decided, slot))
+                self.window_full = False
                 if self._over():
                     return
                 await send(self._call(slot, seed))
@@ -54,8 +58,11 @@ class Slots:
         return self._control.draining is not None
 
     def _open(self, slot: int) -> bool:
-        watermark = self._plan.state.watermark
-        return slot < self._plan.planned and slot < watermark + self._window
+        return slot < self._plan.planned and slot < self._watermark + self._window
+
+    @property
+    def _watermark(self) -> int:
+        return self._plan.state.watermark
 
     def _call(self, first: int, seed: Seed) -> tuple[SlotCall, ...]:
         axes = cell(self._task.instances.axes, self._plan.turn(first), self._random_seed)

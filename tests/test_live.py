@@ -96,7 +96,7 @@ def test_a_silence_is_told_with_its_length() -> None:
     assert progress(stats, still_s=2).why == ""
     assert progress(stats, still_s=34).why == "no answer for 34 s: 47 calls under way"
     stats.in_flight = int
-    text = "nothing sent for 34 s: 58 calls wait for their turn or another try"
+    text = "nothing sent for 34 s: 58 calls in line or waiting for another try"
     assert progress(stats, still_s=34).why == text
     stats.stages = {}
     assert progress(stats, still_s=34).why == "nothing to ask for 34 s"

@@ -55,6 +55,7 @@ def test_no_slot_is_sent_beyond_the_window_until_the_watermark_moves() -> None:
             group.start_soon(slots.work, incoming, send)
             await anyio.wait_all_tasks_blocked()
             assert sent == list(range(1024))
+            assert slots.window_full, "a person is told which key holds everything up"
             for slot in range(10):
                 plan.accept(plan.label(slot))
                 plan.commit(slot, plan.label(slot), plan.label(slot))

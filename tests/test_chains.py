@@ -1,0 +1,63 @@
+"""Which address, key and headers each role gets: what was meant for one host stays there."""
+
+import msgspec
+import pytest
+
+from targen_async.chains import Address, addresses
+from targen_async.config import Data, Delivery, Endpoint, RunConfig
+from targen_async.errors import UserError
+
+ENVIRONMENT = {"OPENAI_API_KEY": "first", "JUDGE_KEY": "second", "ORG": "org-secret"}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AZURE_OPENAI_API_KEY", "TOGETHER_API_KEY", "OPENROUTER_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+
+def judge_of(own: Endpoint | None, **delivery: object) -> Address:
+    config = RunConfig(
+        data=Data(task="cb", model="writer", correction={"model": "judge"}),  # type: ignore[arg-type]
+        delivery=Delivery(judge=own, headers={"X-Org": "$ORG"}, **delivery),  # type: ignore[arg-type]
+    )
+    config = msgspec.convert(msgspec.to_builtins(config), RunConfig)
+    generator, judge = addresses(config, None)
+    assert (generator.api_key, generator.headers) == ("first", {"X-Org": "org-secret"})
+    return judge
+
+
+def test_a_judge_at_the_same_place_is_asked_with_the_same_secrets() -> None:
+    judge = judge_of(None)
+    assert (judge.role, judge.model) == ("judge", "judge")
+    assert (judge.api_key, judge.headers) == ("first", {"X-Org": "org-secret"})
+
+
+@pytest.mark.parametrize(
+    "own",
+    [Endpoint(base_url="http://127.0.0.1:1/v1"), Endpoint(preset="vllm")],
+    ids=["address", "preset"],
+)
+def test_neither_key_nor_headers_go_to_another_host(own: Endpoint) -> None:
+    judge = judge_of(own)
+    assert judge.base_url.startswith("http://127.0.0.1") or "localhost" in judge.base_url
+    assert judge.api_key is None and judge.headers == {}
+
+
+def test_another_host_gets_the_key_that_is_named_for_it() -> None:
+    own = Endpoint(base_url="http://127.0.0.1:1/v1", api_key_env="JUDGE_KEY")
+    assert judge_of(own).api_key == "second"
+    assert judge_of(Endpoint(api_key_env="JUDGE_KEY")).api_key == "second"
+
+
+def test_a_judge_that_is_the_generator_has_no_chain_of_its_own() -> None:
+    config = RunConfig(data=Data(task="cb", model="writer"))
+    assert [address.role for address in addresses(config, None)] == ["generator"]
+
+
+def test_the_key_that_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(UserError, match=r"no API key.*OPENAI_API_KEY"):
+        addresses(RunConfig(data=Data(task="cb", model="writer")), None)
