@@ -85,6 +85,8 @@ async def generate(
             chains = Chains(addresses(config, url), config.delivery.timeouts, purse)
             run = _Run(config, parts, chains, control, stats or Stats(), offline=offline)
             run.say, run.event, run.prices = hear, event, prices
+            if again == "retry" and parts.found.swapped:
+                hear("no row failed: there is nothing to ask for again")
             run.stats.held = lambda: purse.held
             run.stats.cost = lambda: cost_view(
                 parts.ledger, prices, purse, delivered=run.stats.delivered, n=run.stats.n

@@ -239,6 +239,8 @@ def _begin_generation(why: Why | None, task: Task, journal: Journal, found: Reco
             f"the rows are being made anew already ({_ANEW[under_way.why]}): let `targen generate` "
             f"finish that before a {why}"
         )
+    if why == "retry" and found.checkpoint and not _failed(found.checkpoint):
+        return
     if not found.targets:
         raise UserError("there is nothing yet to be made anew: start it with `targen generate`")
     plan = found.checkpoint.plan if found.checkpoint else found.start().plan
@@ -248,6 +250,11 @@ def _begin_generation(why: Why | None, task: Task, journal: Journal, found: Reco
     generation = Generation(why=why, waves=plan.waves if kept else [], until=until if kept else 0)
     offset = journal.append(Kind.GENERATION, msgspec.msgpack.encode(generation))
     found.begin(generation, offset)
+
+
+def _failed(state: CommitState) -> bool:
+    """Did a call or a judgement of a row fail, which a retry could put again?"""
+    return any(what.startswith(("instances.", "correction.")) for what in state.counts.failed)
 
 
 def _open_gate(config: RunConfig, folder: Path) -> DistinctGate:

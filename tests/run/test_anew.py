@@ -111,6 +111,17 @@ def test_a_changed_validator_needs_a_reparse_and_no_call(tmp_path: Path) -> None
         assert asked(endpoint)["contexts"] == counted["contexts"]
 
 
+def test_a_retry_where_nothing_failed_changes_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with simulator() as endpoint:
+        made(own(tmp_path), out, endpoint, 30)
+        before, counted = shard_bytes(out), asked(endpoint)
+        done = targen("retry", out)
+        assert done.returncode == 0 and "nothing to ask for again" in done.stderr
+        assert (shard_bytes(out), asked(endpoint)) == (before, counted)
+    assert manifest(out)["generation"] == 0 and manifest(out)["identity_broken_by"] == []
+
+
 def test_a_reparse_takes_place_without_an_endpoint_or_a_key(tmp_path: Path) -> None:
     task, out = own(tmp_path), tmp_path / "run"
     with simulator() as endpoint:
