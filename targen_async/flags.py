@@ -62,11 +62,11 @@ FLAGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "--requests-per-minute": (
         "delivery.limits.requests_per_minute",
-        {"type": float, "metavar": "N", "help": "the endpoint's limit (default: none)"},
+        {"type": float, "metavar": "N", "help": "the endpoint's limit (default: learnt)"},
     ),
     "--tokens-per-minute": (
         "delivery.limits.tokens_per_minute",
-        {"type": float, "metavar": "N", "help": "the endpoint's limit (default: none)"},
+        {"type": float, "metavar": "N", "help": "the endpoint's limit (default: learnt)"},
     ),
     "--max-in-flight": (
         "delivery.limits.max_in_flight",
