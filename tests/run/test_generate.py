@@ -56,13 +56,13 @@ def test_correction_mends_most_of_the_noise_and_the_table_counts_it(
     after = sum(r["label"] == t for r, t in zip(found, truth, strict=True))
     # Of four answers to a question one is wrong; half of the pairs that the noise broke are gone.
     noise = {"multirc": 0.025, "wsc": 0.05}.get(task, 0.1)
-    assert 1000 * (1 - 1.5 * noise) - 5 <= before <= 1000 * (1 - 0.5 * noise)
+    assert 1000 * (1 - 1.5 * noise) <= before <= 1000 * (1 - 0.5 * noise)
     assert after >= 965
     table = manifest(noisy_runs[task])["transitions"]
     stayed = sum(n for old, row in table.items() for new, n in row.items() if new in (old, "kept"))
     all_ = sum(n for row in table.values() for n in row.values())
     wrong = noise + 0.02 if task != "wsc" else 0.1
-    assert all_ - stayed == pytest.approx(wrong * all_, rel=0.5)
+    assert all_ - stayed == pytest.approx(wrong * all_, rel=0.4)
 
 
 def test_the_answer_of_copa_stands_first_in_about_half(noisy_runs: dict[str, Path]) -> None:

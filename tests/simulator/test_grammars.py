@@ -157,7 +157,7 @@ def test_contexts_and_seeds_are_distinct_and_in_bounds(name: str) -> None:
     task = load_task(name)
     contexts = make_contexts(task, 200)
     seeds = [text for _, text in make_seeds(task, contexts, 5000)]
-    assert duplicates(contexts) < 0.03
+    assert duplicates(contexts) < 0.02
     if task.seeds.kind == "word":
         # There are only so many words: enough for a run of a thousand rows.
         assert len(set(seeds)) > 800
