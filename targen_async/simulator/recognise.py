@@ -76,7 +76,7 @@ class Ask(Struct, frozen=True, kw_only=True):
 def recognise(request: ChatRequest, folders: tuple[str, ...]) -> Ask | None:
     """What is asked for, or None for a prompt of no task. `folders` are tasks of the user's own."""
     prompt = request.messages[-1].content if request.messages else ""
-    texts, note = _without_note(prompt)
+    texts, note = _without_note(_without_system(prompt, folders))
     named = _NAME.fullmatch(request.schema_name or "")
     if named:
         name, stage, variant = named.group(1), named.group(2), named.group(3) or ""
@@ -111,6 +111,14 @@ def tasks(folders: tuple[str, ...]) -> Mapping[str, Task]:
             continue
         found[task.name] = task
     return found
+
+
+def _without_system(prompt: str, folders: tuple[str, ...]) -> str:
+    """The prompt without a task's system message, which a dialect may put at its head."""
+    for task in tasks(folders).values():
+        if task.system and prompt.startswith(f"{task.system}\n\n"):
+            return prompt[len(task.system) + 2 :]
+    return prompt
 
 
 def _without_note(prompt: str) -> tuple[tuple[str, ...], str]:

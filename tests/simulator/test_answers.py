@@ -12,6 +12,7 @@ from targen_async.parse import list_form, outputs_form, verdicts_form
 from targen_async.records import ChatRequest, Message
 from targen_async.simulator import SimulatedAnswer, SimulatorSettings, answer, filler
 from targen_async.simulator.answers import GRAMMARS
+from targen_async.simulator.recognise import recognise
 from targen_async.tasks import GOOD, Task, load_task
 
 from .asking import (
@@ -84,6 +85,18 @@ def test_plain_mode_is_recognised_by_the_template(name: str) -> None:
     assert label in task.labels if task.labels else label not in ("", "none")
     for name in task.instances.lists:
         assert isinstance(content(said[2])[name], list)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("name", TASKS)
+def test_a_system_message_at_the_head_of_the_prompt_changes_nothing_of_what_is_asked(
+    name: str, plain: bool
+) -> None:
+    head = load_task(name).system
+    for asked in four_stages(name, 2, plain=plain):
+        *_, last = asked.messages
+        folded = Message(role="user", content=f"{head}\n\n{last.content}")
+        assert recognise(replace(asked, messages=(folded,)), ()) == recognise(asked, ())
 
 
 def test_a_prompt_of_no_task_gets_a_plain_answer() -> None:
