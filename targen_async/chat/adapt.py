@@ -163,7 +163,7 @@ class Adaptive:
             return
         self._steps = 0
         self.limit = min(self.limit + 1, self._most)
-        if self.limit > top:
+        if self.limit > _CALM * top:
             self._top = None
 
     # ---- the search

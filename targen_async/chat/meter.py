@@ -10,6 +10,7 @@ both levels are zero then, and what went out since it was full is its size.
 """
 
 import math
+from collections import deque
 
 from targen_async.records import RateLimits
 
@@ -23,18 +24,21 @@ _RAMP_S = 5.0
 is refused."""
 _SLOW_TRY = 0.1
 _GROUP_S = 5.0
-"""Refusals closer than this are of one event: the time from the first of them is what counts."""
+"""Refusals closer than this are of one event: the time from its first is what counts."""
 _FEWEST = 3
 """Accepted calls between two refusals that say something of a rate."""
 _MANY = 20
-"""As many that say that a rate is higher: a few may have been saved up."""
+"""As many that say it well."""
+_MOVED = 1.1
+"""A rate that rose by this factor since it was last measured is still on its way."""
+_REMEMBERED = 1000
+"""Refused calls that are taken account of at most."""
 _HALVINGS = 6
 _STEP, _STEP_S = 0.8, 1.5
 """Where others share the quota, a rate is lowered at most by this factor, and as often."""
 _CALM = (10.0, 25.0, 100.0, 250.0)
-"""Calls after a refusal before more is tried: when the rate is a guess, is measured by a few calls,
-or by many; three times as many, up to the last, when trying fails, so that refusals stay below one
-in two hundred."""
+"""Calls after a refusal before more is tried: when the rate is a guess, is measured by a few, or by
+many; three times as many, up to the last, when trying fails: less than one in 200 is refused."""
 _DOUBLING_S = 6.0
 _SMOOTH = 0.1
 _TOLERATED = 1.05
@@ -70,19 +74,18 @@ class Meter:
         self._proven_size = 1.0
         self._certain = 0.0
         self._at_most = self._size
-        self._tried = 0.0
-        self._try_at_s = now_s
-        self._asked_s = now_s
-        self._spent_when_asked = 0.0
+        self._tried, self._try_at_s = 0.0, now_s
+        self._asked_s, self._spent_when_asked = now_s, 0.0
         # Of learning from refusals.
         self._begun_s = now_s
-        self._anchor_s = -math.inf
-        self._anchor_mark = 0.0
-        self._refused = 0.0
+        self._anchor_s, self._anchor_mark, self._anchor_amount = -math.inf, 0.0, 1.0
+        self._refused: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)
+        """Calls refused since the anchor: when they were sent, and their size."""
         self._refused_at_s = -math.inf
         self._since_refusal = 0.0
         self._overflowed = False
         self._calm = _CALM[2]
+        self._measured = declared
         self._halvings = _HALVINGS
         self._halved_at_s = now_s
         # Of learning from headers.
@@ -118,7 +121,7 @@ class Meter:
         part = share / self.share
         if abs(part - 1) > 0.1:
             # What was measured until now was measured with another part of the rate.
-            self._anchor_s = -math.inf
+            self._anchor_s, self._anchor_mark = -math.inf, 0.0
         self._certain = min(self._certain, self._certain * part)
         if self._at_most > 0:
             self._at_most *= part
@@ -165,8 +168,8 @@ class Meter:
         """Take `amount` out; `wait_s` was zero."""
         if self._certain < amount:
             # Headers raise what is certain with each answer, and others may have had the burst.
-            slowly = self.told_by_server or self._others
-            rate = self.per_s * (_SLOW_TRY if slowly else 1) + self._tried / _RAMP_S
+            slow = _SLOW_TRY if self.told_by_server or self._others else 1.0
+            rate = self.per_s * slow + self._tried / _RAMP_S
             beyond = amount - max(self._certain, 0.0)
             self._tried += beyond
             self._try_at_s = now_s + beyond / rate
@@ -226,7 +229,7 @@ class Meter:
         self._at_most += amount
         self._since_refusal -= amount
         if sent_s > self._anchor_s:
-            self._refused += amount
+            self._refused.append((sent_s, amount))
 
     def empty(self, pending: float, now_s: float) -> None:
         """There is not as much as a call that was refused wanted.
@@ -240,14 +243,12 @@ class Meter:
         self._proven_size = min(self._proven_size, self._size)
         self._at_most = min(self._at_most, 0.0)
         self._certain = min(self._certain, -pending, 0.0)
-        self._tried = 0.0
-        self._try_at_s = now_s
+        self._tried, self._try_at_s = 0.0, now_s
 
     def pressure(self, now_s: float) -> float:
         """How much of the rate was used since the last refusal: the limit that is hit has most."""
-        anchored = self._anchor_s > -math.inf
-        since_s, mark = (self._anchor_s, self._anchor_mark) if anchored else (self._begun_s, 0.0)
-        return (self.spent - mark) / max((now_s - since_s) * self._per_s, 1e-9)
+        since_s = max(self._anchor_s, self._begun_s)
+        return (self.spent - self._anchor_mark) / max((now_s - since_s) * self._per_s, 1e-9)
 
     def learn_from_refusal(self, mark: float, amount: float, sent_s: float, now_s: float) -> None:
         """The bucket is empty and was at the last refusal: what went between is the rate.
@@ -263,45 +264,56 @@ class Meter:
         # Where less was asked for than flowed in, the bucket may have run over: then what went
         # between says nothing. With no rate but a learnt one, that is not known.
         spilt = self._overflowed and gap_s > _GROUP_S and self._ceiling < math.inf
+        stale = not anchored or gap_s > _GROUP_S
         if anchored and not spilt and not outage:
-            # The refused call itself is among the refused, but not in front of its mark.
-            accepted = mark - self._anchor_mark - self._refused + amount
+            refused = sum(size for when_s, size in self._refused if when_s < sent_s)
+            accepted = mark - self._anchor_mark - refused
             span_s = (sent_s - self._anchor_s) * self.share
             # What we were left with says less of the rate where others take from it, too.
             fewest = _MANY if self._others else _FEWEST
             if accepted >= fewest * self._unit and span_s > 0.05:
-                self._correct(accepted, span_s, now_s)
-            elif self._cap == math.inf and sent_s > self._halved_at_s and self._halvings:
+                self._correct(accepted, amount, span_s, now_s)
+                stale = stale or sent_s - self._anchor_s > _GROUP_S
+            elif not self._measured and sent_s > self._halved_at_s and self._halvings:
                 # Nothing to measure by yet, and no idea of the rate.
                 self._halvings -= 1
                 self._halved_at_s = now_s
                 self._per_s /= 2
                 self._calm = _CALM[0]
-        if not anchored or gap_s > _GROUP_S or spilt:
+        if stale:
             self._anchor_s, self._anchor_mark = sent_s, mark
-            self._refused = amount
+            self._anchor_amount = amount
+            self._refused.clear()
+            self._refused.append((sent_s, amount))
             self._overflowed = False
         self._refused_at_s = now_s
         self._since_refusal = 0.0
 
-    def _correct(self, accepted: float, span_s: float, now_s: float) -> None:
-        """So much went through between two times at which the bucket was empty."""
-        measured = (accepted + 0.5 * self._unit) / span_s
+    def _correct(self, accepted: float, amount: float, span_s: float, now_s: float) -> None:
+        """So much went through between two times at which the bucket was empty.
+
+        Empty means less in it than the refused call wanted, `amount` this time: so the rate is
+        known but for what may have been left over, which matters where calls are few or large.
+        """
+        lowest = (accepted - self._anchor_amount) / span_s
+        measured = min(max(self._per_s, lowest), (accepted + amount) / span_s)
         many = accepted >= _MANY * self._unit
+        self._measured = True
         if self._others and measured < self._per_s:
             # How much of the shortfall the others had is not known: step by step.
             if now_s - self._lowered_s < _STEP_S:
                 return
             self._lowered_s = now_s
             measured = max(measured, _STEP * self._per_s)
-        calm = _CALM[2] if many else _CALM[1]
+        # A rate that is higher by far changed in between, so it is likely to be higher still.
+        calm = _CALM[2] if many and measured < _MOVED * self._per_s else _CALM[1]
         if abs(measured / self._per_s - 1) < 0.03 and self._uncertain_rate:
             # Nothing new: more was tried, or a little too much was asked for.
             calm = min(3 * self._calm, _CALM[3])
-        if measured < self._per_s * (1.0 if many else 0.97):
+        if measured < self._per_s:
             self._per_s = measured
             self._uncertain_rate = self._cut = True
-        elif self._uncertain_rate and many:
+        elif self._uncertain_rate:
             self._per_s = min(measured, self._cap)
         self._calm = calm
         if many:

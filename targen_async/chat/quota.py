@@ -3,7 +3,7 @@
 import asyncio
 
 from targen_async.chat.cost import Costs, LastMinute
-from targen_async.chat.lease import Lease
+from targen_async.chat.lease import BEAT_S, Lease
 from targen_async.chat.meter import Meter
 from targen_async.errors import ChatError, RateLimited, Rejected
 from targen_async.records import ChatRequest, ChatResult, RateLimits
@@ -110,14 +110,17 @@ class Quota:
     def renew(self, lease: Lease, *, hungry: bool, now_s: float) -> None:
         """Tell the other processes how much we need, and learn how much is ours."""
         meters = [meter for meter in (self.requests, self.tokens) if meter is not None]
-        if meters:
-            used = max(meter.used_since_asked(now_s) for meter in meters)
-            learnt = {meter.name: meter.learnt for meter in meters if meter.learnt is not None}
-            share = lease.renew(now_s, used=used, wants_more=hungry, learnt=learnt)
-            for meter in meters:
-                meter.set_share(share, now_s)
-                if meter.name in lease.learnt:
-                    meter.adopt(*lease.learnt[meter.name])
+        if not meters:
+            # No limit showed itself so far, so there is nothing to share.
+            lease.due_s = now_s + BEAT_S
+            return
+        used = max(meter.used_since_asked(now_s) for meter in meters)
+        learnt = {meter.name: meter.learnt for meter in meters if meter.learnt is not None}
+        share = lease.renew(now_s, used=used, wants_more=hungry, learnt=learnt)
+        for meter in meters:
+            meter.set_share(share, now_s)
+            if meter.name in lease.learnt:
+                meter.adopt(*lease.learnt[meter.name])
 
     # ---- after a call
 

@@ -207,7 +207,30 @@ def test_a_limit_that_is_halved_is_followed(burst_s: float, headers: bool, decla
         run = Together(server, limited(server, **(DECLARED if declared else {})))
         await run.work(200)
         assert run.share(80, 200, 5) >= 0.97
-        assert run.refused(80, 200) < (0.005 if headers or declared else 0.01)
+        assert run.refused(80, 200) < 0.005
+
+    virtual_time.run(main())
+
+
+@pytest.mark.parametrize("change", [0.5, 2.0])
+@pytest.mark.parametrize("burst_s", [1.0, 60.0])
+@pytest.mark.parametrize("declared", [True, False])
+def test_thousands_a_minute_are_followed_within_seconds_though_nobody_tells(
+    change: float, burst_s: float, declared: bool
+) -> None:
+    async def main() -> None:
+        first, after = 3000 / max(change, 1), 3000 * min(change, 1)
+        server = BucketServer(
+            requests_per_minute=first,
+            burst_s=burst_s,
+            rate_headers=False,
+            limit_changes=(LimitChange(at_s=60, requests_per_minute=after),),
+        )
+        rates = {"requests_per_minute": 3000.0} if declared else {}
+        run = Together(server, limited(server, adaptive=True, **rates))
+        await run.work(120)
+        assert run.share(80, 120, after / 60) >= 0.98
+        assert run.refused(80, 120) < 0.005
 
     virtual_time.run(main())
 
