@@ -12,6 +12,7 @@ both levels are zero then, and what went out since it was full is its size.
 import math
 from collections import deque
 
+from targen_async.chat.lease import Lease, Others
 from targen_async.records import RateLimits
 
 PACE = 0.99
@@ -31,11 +32,9 @@ _MANY = 20
 """As many that say it well."""
 _MOVED = 1.1
 """A rate that rose by this factor since it was last measured is still on its way."""
-_REMEMBERED = 1000
-"""Refused calls that are taken account of at most."""
+_REMEMBERED = 1000  # Refused calls at most.
 _HALVINGS = 6
-_STEP, _STEP_S = 0.8, 1.5
-"""Where others share the quota, a rate is lowered at most by this factor, and as often."""
+_UNSURE_S = 0.3  # What other processes take is known but for this time.
 _CALM = (10.0, 25.0, 100.0, 250.0)
 """Calls after a refusal before more is tried: when the rate is a guess, is measured by a few, or by
 many; three times as many, up to the last, when trying fails: less than one in 200 is refused."""
@@ -53,8 +52,9 @@ class Meter:
     def __init__(self, name: str, now_s: float, *, per_s: float, declared: bool) -> None:
         self.name = name
         self.share = 1.0
-        self._others = False
-        self._lowered_s = -math.inf
+        self._others: Others | None = None
+        self._all_refused = 0.0
+        self._leads = True
         self.learnt: tuple[float, float] | None = None
         """The whole rate as refusals showed it last, and when."""
         self.spent = 0.0
@@ -68,17 +68,16 @@ class Meter:
         self._cut = False
         """Whether refusals showed less than the cap."""
         self._time_s = now_s
-        self._largest = 1.0
-        self._unit = 1.0
+        self._largest, self._unit = 1.0, 1.0
         self._size = _UNTOLD_BURST_S * per_s if declared else 1.0
         self._proven_size = 1.0
-        self._certain = 0.0
-        self._at_most = self._size
+        self._certain, self._at_most = 0.0, self._size
         self._tried, self._try_at_s = 0.0, now_s
         self._asked_s, self._spent_when_asked = now_s, 0.0
         # Of learning from refusals.
         self._begun_s = now_s
         self._anchor_s, self._anchor_mark, self._anchor_amount = -math.inf, 0.0, 1.0
+        self._anchor_others = 0.0
         self._refused: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)
         """Calls refused since the anchor: when they were sent, and their size."""
         self._refused_at_s = -math.inf
@@ -114,10 +113,17 @@ class Meter:
         self._asked_s, self._spent_when_asked = now_s, self.spent
         return min(max(used, 0.0), 1.0)
 
-    def set_share(self, share: float, now_s: float) -> None:
+    @property
+    def taken(self) -> float:
+        """As much as the endpoint let us have, or will."""
+        return self.spent - self._all_refused
+
+    def set_share(self, lease: Lease, now_s: float) -> None:
         """From now on this part of the quota is ours, and of what it holds just now as well."""
         self._flow(now_s)
-        self._others = share < 1
+        share = lease.share
+        self._others = lease.others.get(self.name) if share < 1 else None
+        self._leads = lease.leads or share == 1
         part = share / self.share
         if abs(part - 1) > 0.1:
             # What was measured until now was measured with another part of the rate.
@@ -142,13 +148,13 @@ class Meter:
     @property
     def per_s(self) -> float:
         """Our part of the rate, as it is believed to be now."""
-        rate = self._per_s
-        if self._uncertain_rate:
-            beyond = self._since_refusal - self._calm * self._unit
+        rate = self._per_s * self.share
+        if self._uncertain_rate and self._leads:
+            beyond = self._since_refusal / self.share - self._calm * self._unit
             if beyond > 0:
-                rate *= 2.0 ** min(beyond / (self._per_s * self.share * _DOUBLING_S), 20.0)
-            rate = min(rate, self._cap)
-        return rate * self.share
+                more = 2.0 ** min(beyond / (self._per_s * _DOUBLING_S), 20.0)
+                rate += min(self._per_s * more, self._cap) - self._per_s
+        return rate
 
     def wait_s(self, amount: float, now_s: float) -> float:
         """Seconds until `amount` may be paid; 0.0: now."""
@@ -191,11 +197,6 @@ class Meter:
         self.spent -= amount
         self._since_refusal -= amount
 
-    @property
-    def _room(self) -> float:
-        """As much as the bucket can hold for us."""
-        return max(self._size * self.share, self._largest, self.per_s)
-
     def _flow(self, now_s: float) -> float:
         """Let in what has accrued; returns the rate it flows at."""
         rate = self.per_s * PACE
@@ -213,7 +214,8 @@ class Meter:
         if self._certain > proven:
             self._certain = proven
             self._overflowed = True
-        self._at_most = min(self._at_most + gained, max(self._room, self._certain))
+        room = max(self._size * self.share, self._largest, self.per_s)
+        self._at_most = min(self._at_most + gained, max(room, self._certain))
         return rate
 
     # ---- learning from refusals
@@ -228,6 +230,7 @@ class Meter:
         self._certain += amount
         self._at_most += amount
         self._since_refusal -= amount
+        self._all_refused += amount
         if sent_s > self._anchor_s:
             self._refused.append((sent_s, amount))
 
@@ -268,10 +271,10 @@ class Meter:
         if anchored and not spilt and not outage:
             refused = sum(size for when_s, size in self._refused if when_s < sent_s)
             accepted = mark - self._anchor_mark - refused
-            span_s = (sent_s - self._anchor_s) * self.share
-            # What we were left with says less of the rate where others take from it, too.
-            fewest = _MANY if self._others else _FEWEST
-            if accepted >= fewest * self._unit and span_s > 0.05:
+            span_s = sent_s - self._anchor_s
+            if self._others:
+                accepted += self._others.at(sent_s) - self._anchor_others
+            if accepted >= _FEWEST * self._unit and span_s > 0.05:
                 self._correct(accepted, amount, span_s, now_s)
                 stale = stale or sent_s - self._anchor_s > _GROUP_S
             elif not self._measured and sent_s > self._halved_at_s and self._halvings:
@@ -283,11 +286,11 @@ class Meter:
         if stale:
             self._anchor_s, self._anchor_mark = sent_s, mark
             self._anchor_amount = amount
+            self._anchor_others = self._others.at(sent_s) if self._others else 0.0
             self._refused.clear()
             self._refused.append((sent_s, amount))
             self._overflowed = False
-        self._refused_at_s = now_s
-        self._since_refusal = 0.0
+        self._refused_at_s, self._since_refusal = now_s, 0.0
 
     def _correct(self, accepted: float, amount: float, span_s: float, now_s: float) -> None:
         """So much went through between two times at which the bucket was empty.
@@ -295,16 +298,12 @@ class Meter:
         Empty means less in it than the refused call wanted, `amount` this time: so the rate is
         known but for what may have been left over, which matters where calls are few or large.
         """
-        lowest = (accepted - self._anchor_amount) / span_s
-        measured = min(max(self._per_s, lowest), (accepted + amount) / span_s)
+        unsure = _UNSURE_S * self._others.per_s if self._others else 0.0
+        lowest = (accepted - self._anchor_amount - unsure) / span_s
+        # On the lower side: a rate that is too high goes on being refused.
+        measured = min(max(self._per_s, lowest), (accepted + 0.5 * (amount + unsure)) / span_s)
         many = accepted >= _MANY * self._unit
         self._measured = True
-        if self._others and measured < self._per_s:
-            # How much of the shortfall the others had is not known: step by step.
-            if now_s - self._lowered_s < _STEP_S:
-                return
-            self._lowered_s = now_s
-            measured = max(measured, _STEP * self._per_s)
         # A rate that is higher by far changed in between, so it is likely to be higher still.
         calm = _CALM[2] if many and measured < _MOVED * self._per_s else _CALM[1]
         if abs(measured / self._per_s - 1) < 0.03 and self._uncertain_rate:
@@ -352,7 +351,9 @@ class Meter:
             self._at_most = max(self._at_most, low)
         self._proven_size = min(max(self._proven_size, remaining), self._size)
         self._at_most = min(self._at_most, high)
-        self._certain = min(max(self._certain, low), self._at_most)
+        if remaining > 0:  # Or else answers may have taken more than there was.
+            self._certain = max(self._certain, low)
+        self._certain = min(self._certain, self._at_most)
         self._tried = 0.0
 
     @property
@@ -371,8 +372,7 @@ class Meter:
         move while calls are counted.
         """
         used = limit - remaining
-        whole = reset_s == int(reset_s) and reset_s < 5
-        if used < 2 or remaining <= 0 or reset_s <= 0 or whole:
+        if used < 2 or remaining <= 0 or reset_s <= 0 or (reset_s < 5 and reset_s == int(reset_s)):
             return
         # What remains is rounded down.
         seen = (used - 0.5) / reset_s

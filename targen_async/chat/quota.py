@@ -116,9 +116,10 @@ class Quota:
             return
         used = max(meter.used_since_asked(now_s) for meter in meters)
         learnt = {meter.name: meter.learnt for meter in meters if meter.learnt is not None}
-        share = lease.renew(now_s, used=used, wants_more=hungry, learnt=learnt)
+        taken = {meter.name: meter.taken for meter in meters}
+        lease.renew(now_s, used=used, wants_more=hungry, learnt=learnt, taken=taken)
         for meter in meters:
-            meter.set_share(share, now_s)
+            meter.set_share(lease, now_s)
             if meter.name in lease.learnt:
                 meter.adopt(*lease.learnt[meter.name])
 
