@@ -12,7 +12,7 @@ from targen_async.records import ChatRequest, ChatResult, RateLimits
 class Place:
     """A place in line, and what the call will probably cost."""
 
-    __slots__ = ("answer", "cost", "future", "marks", "request", "sent_s")
+    __slots__ = ("answer", "cost", "future", "marks", "out", "request", "sent_s")
 
     def __init__(self, request: ChatRequest) -> None:
         self.request = request
@@ -21,6 +21,8 @@ class Place:
         self.answer = 0.0
         """Those of its answer."""
         self.sent_s = 0.0
+        self.out = 0
+        """Calls that were out when it was sent, with it."""
         self.marks = (0.0, 0.0)
         """What the meters had counted when it was sent."""
         self.future: asyncio.Future[None] | None = None
