@@ -32,7 +32,7 @@ _MANY = 20
 """As many that say it well."""
 _MOVED = 1.1
 """A rate that rose by this factor since it was last measured is still on its way."""
-_REMEMBERED = 1000  # Refused calls at most.
+_REMEMBERED = 300  # Refused calls; more will not come back in another order than they went.
 _HALVINGS = 6
 _UNSURE_S = 0.3  # What other processes take is known but for this time.
 _CALM = (10.0, 25.0, 100.0, 250.0)
@@ -78,8 +78,10 @@ class Meter:
         self._begun_s = now_s
         self._anchor_s, self._anchor_mark, self._anchor_amount = -math.inf, 0.0, 1.0
         self._anchor_others = 0.0
-        self._refused: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)
-        """Calls refused since the anchor: when they were sent, and their size."""
+        self._refused = 0.0
+        """Of calls sent since the anchor."""
+        self._latest: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)
+        """The last refused calls: when they were sent, and their size."""
         self._refused_at_s = -math.inf
         self._since_refusal = 0.0
         self._overflowed = False
@@ -232,7 +234,8 @@ class Meter:
         self._since_refusal -= amount
         self._all_refused += amount
         if sent_s > self._anchor_s:
-            self._refused.append((sent_s, amount))
+            self._refused += amount
+        self._latest.append((sent_s, amount))
 
     def empty(self, pending: float, now_s: float) -> None:
         """There is not as much as a call that was refused wanted.
@@ -268,9 +271,9 @@ class Meter:
         # between says nothing. With no rate but a learnt one, that is not known.
         spilt = self._overflowed and gap_s > _GROUP_S and self._ceiling < math.inf
         stale = not anchored or gap_s > _GROUP_S
+        later = sum(size for when_s, size in self._latest if when_s >= sent_s)
         if anchored and not spilt and not outage:
-            refused = sum(size for when_s, size in self._refused if when_s < sent_s)
-            accepted = mark - self._anchor_mark - refused
+            accepted = mark - self._anchor_mark - (self._refused - later)
             span_s = sent_s - self._anchor_s
             if self._others:
                 accepted += self._others.at(sent_s) - self._anchor_others
@@ -284,12 +287,9 @@ class Meter:
                 self._per_s /= 2
                 self._calm = _CALM[0]
         if stale:
-            self._anchor_s, self._anchor_mark = sent_s, mark
-            self._anchor_amount = amount
+            self._anchor_s, self._anchor_mark, self._anchor_amount = sent_s, mark, amount
             self._anchor_others = self._others.at(sent_s) if self._others else 0.0
-            self._refused.clear()
-            self._refused.append((sent_s, amount))
-            self._overflowed = False
+            self._refused, self._overflowed = later, False
         self._refused_at_s, self._since_refusal = now_s, 0.0
 
     def _correct(self, accepted: float, amount: float, span_s: float, now_s: float) -> None:
