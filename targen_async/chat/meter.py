@@ -58,7 +58,7 @@ class Meter:
         self.learnt: tuple[float, float] | None = None
         """The whole rate as refusals showed it last, and when."""
         self.spent = 0.0
-        """All that was paid so far, less refunds: a mark for `told`."""
+        """All that was paid so far, less refunds."""
         self.told_by_server = False
         self._ceiling = per_s if declared else math.inf
         self._cap = self._ceiling
@@ -92,8 +92,7 @@ class Meter:
         # Of learning from headers.
         self._told_per_s: float | None = None
         self._mark: tuple[float, float, float] | None = None
-        self._is_window = False
-        self._window_end_s = -math.inf
+        self._is_window, self._window_end_s = False, -math.inf
         self._window_s = 0.0
         """Longest time to a new window that was told."""
 
@@ -334,7 +333,8 @@ class Meter:
         """The endpoint says how much is left.
 
         It may have counted when the call came or when it was answered, so both are allowed for.
-        `mark`: `spent` when the call was sent, at `sent_s`. `pending`: as in `empty`.
+        `mark`: `spent` before what it may not have counted when the call came that was sent at
+        `sent_s`. `pending`: as in `empty`.
         """
         self.told_by_server = True
         rate = self._flow(now_s)

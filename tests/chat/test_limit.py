@@ -173,6 +173,37 @@ def test_a_rate_that_nobody_declared_is_learnt_from_headers(
     virtual_time.run(main())
 
 
+@pytest.mark.parametrize("tells_arrival", [True, False])
+@pytest.mark.parametrize("burst_s", [1.0, 60.0])
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("uneven", [True, False])
+def test_with_headers_hardly_a_call_in_a_thousand_is_refused_as_a_burst_ends(
+    tells_arrival: bool, burst_s: float, declared: bool, uneven: bool
+) -> None:
+    """Calls overtake each other on the way, so what an answer tells may not count all before it."""
+
+    async def main() -> None:
+        rates = {"requests_per_minute": 3000.0, "tokens_per_minute": 300_000.0}
+        server = BucketServer(**rates, burst_s=burst_s, tells_arrival=tells_arrival)
+        client = limited(server, max_in_flight=256, adaptive=True, **(rates if declared else {}))
+        luck = random.Random(2)
+
+        def make(key: str) -> ChatRequest:
+            tokens = min(2000, int(luck.lognormvariate(5.7, 0.8))) if uneven else 40
+            sizes[key] = tokens + 50
+            return sized(key, tokens, max_tokens=100)
+
+        sizes: dict[str, int] = {}
+        start = now()
+        await work_for(Retrying(client, breaker=Breaker(give_up_after_s=1e6)), 120, 300, make)
+        spent = sum(sizes[key] for _, key in server.served) if uneven else len(server.served)
+        per_s = 5000 if uneven else 50
+        assert spent >= 0.99 * per_s * (now() - start + burst_s)
+        assert len(server.refused) <= 0.001 * len(server.served)
+
+    virtual_time.run(main())
+
+
 def test_a_burst_told_in_headers_is_used_although_it_is_ten_minutes_worth() -> None:
     async def main() -> None:
         server = BucketServer(**DECLARED, burst_s=600)
