@@ -1,27 +1,30 @@
 """What the live view looks like.
 
-`python bench/screenshots.py docs/live.svg` draws the picture of the documents in the middle of a
-run against the simulator; `python bench/screenshots.py --all FOLDER` one of every state with made
-up figures, at 80 and 120 columns, to look at.
+`python bench/screenshots.py docs/live.svg` runs the commands that stand in the picture of the
+documents, and draws the run in its middle; `python bench/screenshots.py --all FOLDER` draws one of
+every state with made up figures, at 80 and 120 columns, to look at.
 """
 
 import io
 import re
+import signal
+import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-import anyio
 import msgspec
 from msgspec.structs import replace
 from rich.console import Console
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME, DIMMED_MONOKAI, TerminalTheme
 from rich.text import Text
 
-from targen_async import RunConfig, RunControl, Stats, generate
 from targen_async.live import picture
-from targen_async.progress import Meter, Progress, StageView
+from targen_async.progress import Progress, StageView
 from targen_async.stats import CostView, LimitView
+
+_TARGEN = (sys.executable, "-m", "targen_async.cli")
 
 GENERATOR = LimitView(
     name="generator",
@@ -162,63 +165,47 @@ STATES = {
 }
 
 
-RUN = {
-    "data": {
-        "task": "cb",
-        "simulator": {
-            "latency_ms": 400,
-            "latency_sigma": 0.4,
-            "label_noise": 0.1,
-            "corrector_error": 0.03,
-            "malformed": 0.02,
-            "error_rate": 0.01,
-            "requests_per_minute": 1200,
-            "tokens_per_minute": 1_500_000,
-            "burst_s": 2,
-        },
-    },
-    "delivery": {
-        "n": 900,
-        "budget": {"max_usd": 1.0},
-        "limits": {"requests_per_minute": 1200, "tokens_per_minute": 1_500_000},
-        "prices": {
-            "usd_per_million_prompt_tokens": 0.15,
-            "usd_per_million_completion_tokens": 0.6,
-        },
-    },
-}
-COMMAND = "$ targen generate cb -n 900 --simulate --requests-per-minute 1200 --max-usd 1"
+COMMANDS = (
+    "targen simulate --latency-ms 400 --requests-per-minute 1200 --burst-s 2 --label-noise 0.1",
+    "targen generate cb -n 900 --model gpt-4o-mini --base-url http://127.0.0.1:8399/v1 --max-usd 1",
+)
+"""What the picture of the documents shows, word by word: a server, and a run against it."""
 
 
 def middle_of_a_run() -> Progress:
-    """A run against the embedded simulator when four in ten rows are delivered."""
-    config = msgspec.convert(RUN, RunConfig)
-    control, stats = RunControl(), Stats()
-    seen: list[Progress] = []
+    """The run of COMMANDS when four in ten rows are delivered, as its --json tells it."""
+    serve, generate = ([*_TARGEN, *line.split()[1:]] for line in COMMANDS)
+    server = subprocess.Popen(serve, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        server.stdout.readline()
+        with tempfile.TemporaryDirectory() as out:
+            words = [*generate, "--out", out, "--json"]
+            with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as run:
+                assert run.stdout is not None
+                for line in run.stdout:
+                    told = msgspec.json.decode(line)
+                    if told["kind"] == "end":
+                        raise SystemExit(f"no picture: {told['error'] or 'the run is complete'}")
+                    progress = msgspec.convert(told, Progress)
+                    if progress.n and progress.delivered >= 0.4 * progress.n:
+                        run.send_signal(signal.SIGINT)
+                        return progress
+        raise SystemExit("no picture: the run told nothing")
+    finally:
+        server.terminate()
+        server.wait()
 
-    async def look() -> None:
-        meter = Meter(stats)
-        while not (stats.n and stats.delivered >= 0.4 * stats.n):
-            await anyio.sleep(0.25)
-            seen[:] = [meter.progress()]
-        control.drain("the picture is taken")
 
-    async def main(out: str) -> None:
-        async with anyio.create_task_group() as group:
-            group.start_soon(look)
-            await generate(config, out, control=control, stats=stats)
-            group.cancel_scope.cancel()
-
-    with tempfile.TemporaryDirectory() as out:
-        anyio.run(main, out)
-    return seen[0]
-
-
-def svg(progress: Progress, width: int, theme: TerminalTheme, title: str, command: str = "") -> str:
+def svg(
+    progress: Progress, width: int, theme: TerminalTheme, title: str, commands: Sequence[str] = ()
+) -> str:
     """The picture of a run as an SVG file's text. Fonts are the reader's own."""
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
-    if command:
-        console.print(Text(command, style="dim"))
+    for number, command in enumerate(commands, 1):
+        # The server stays in the background, as the second line follows.
+        text = f"$ {command}{' &' if number < len(commands) else ''}"
+        console.print(Text(text, style="dim"))
     console.print(picture(progress, width, 40))
     text = console.export_svg(title=title, theme=theme, unique_id="live")
     # Nothing is fetched by who looks at it.
@@ -235,7 +222,7 @@ def main() -> None:
                     text = svg(progress, width, theme, f"{name}, {width} columns")
                     (folder / f"{name}-{width}-{tone}.svg").write_text(text, "utf-8")
     else:
-        text = svg(middle_of_a_run(), 96, DIMMED_MONOKAI, "targen", COMMAND)
+        text = svg(middle_of_a_run(), 96, DIMMED_MONOKAI, "targen", COMMANDS)
         Path(sys.argv[1]).write_text(text, "utf-8")
 
 

@@ -1,17 +1,17 @@
 """What a run's files add up to, held against its manifest and against the journal's ledger."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import msgspec
 from msgspec import UNSET
 
 from targen_async.audit import Audit, number_of
 from targen_async.config import RunConfig, differences
-from targen_async.ledger import Role
-from targen_async.manifest import Tokens, tokens
+from targen_async.ledger import at_most_usd
+from targen_async.manifest import Tokens, spent_of
 from targen_async.merged import FolderManifest, split_key
-from targen_async.records import Instance, Rejection, Usage, add_usage
+from targen_async.records import Instance, Rejection
 from targen_async.rundir import FAILURES, MANIFEST, REJECTED
 from targen_async.settle import OPEN_LABEL
 
@@ -174,8 +174,7 @@ def ledger_faults(manifest: FolderManifest, audit: Audit) -> Iterator[str]:
     """Where the manifest is not what the journal says of the rows that stand."""
     standing = audit.standing
     totals = standing.totals
-    spent = {role: one.usage for role, one in standing.by_role.items()}
-    doubt = {role: one.in_doubt_worst for role, one in standing.by_role.items()}
+    spent, in_doubt = spent_of(standing.by_role, manifest.prices)
     pairs: list[tuple[str, object, object]] = [
         ("task_digest", manifest.task_digest, standing.task_digest),
         ("generation", manifest.generation, standing.generations),
@@ -187,14 +186,16 @@ def ledger_faults(manifest: FolderManifest, audit: Audit) -> Iterator[str]:
             manifest.calls.served_without_usage,
             totals.without_usage,
         ),
-        *_token_pairs("spent", manifest, manifest.spent, spent),
-        *_token_pairs("in_doubt", manifest, manifest.in_doubt, doubt),
+        *_token_pairs("spent", manifest.spent, spent),
+        *_token_pairs("in_doubt", manifest.in_doubt, in_doubt),
+        ("usd_at_most", manifest.usd_at_most, at_most_usd(standing.by_role, manifest.prices)),
     ]
     if (state := standing.checkpoint) is not None:
         pairs += [
             ("n", manifest.n, state.plan.n),
             ("delivered", manifest.delivered, sum(state.plan.accepted.values())),
             ("transitions", manifest.transitions, state.counts.transitions),
+            ("models", manifest.models or state.counts.models, state.counts.models),
         ]
     for name, told, held in pairs:
         if told != held:
@@ -203,13 +204,7 @@ def ledger_faults(manifest: FolderManifest, audit: Audit) -> Iterator[str]:
     yield from _setting_faults(manifest, audit)
 
 
-def _token_pairs(
-    name: str, manifest: FolderManifest, told: Tokens, by_role: Mapping[Role, Usage]
-) -> list[tuple[str, object, object]]:
-    held = Usage()
-    for usage in by_role.values():
-        held = add_usage(held, usage)
-    should = tokens(held, by_role, manifest.prices)
+def _token_pairs(name: str, told: Tokens, should: Tokens) -> list[tuple[str, object, object]]:
     return [
         (f"{name}.{field}", getattr(told, field), getattr(should, field))
         for field in Tokens.__struct_fields__

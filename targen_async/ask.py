@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from targen_async.chat import ChatClient
 from targen_async.chat.retry import Drained
@@ -24,8 +23,10 @@ from targen_async.errors import (
 )
 from targen_async.journal import NEEDS_CALL, NO_SCHEMA, Dead, Items, Journal, Kind, body_of
 from targen_async.ledger import Ledger
+from targen_async.parse import declines
 from targen_async.records import ChatRequest, ChatResult, Failure, StageName, Usage, add_usage
 from targen_async.stats import Stats
+from targen_async.streak import Streaks
 
 ASKS = 3
 """A question is put at most this often: once, and twice more when the answer is of no use."""
@@ -73,14 +74,18 @@ class Asker:
         """Who is asked; None: nobody yet."""
         self.judge: ChatClient | None = None
         """Who is asked for judgements."""
+        self.fallback: ChatClient | None = None
+        """Who is asked in the end where `client` refused; None: nobody else is."""
         self._retry_before = retry_before
         self._generation_at = generation_at
-        self._offline = offline
+        self.offline = offline
+        """Nothing is sent: there is what the journal holds."""
         self._journal = journal
         self._ledger = ledger
         self._memos = memos
         self._control = control
         self._stats = stats
+        self._streaks = Streaks()
 
     async def ask(
         self,
@@ -91,54 +96,77 @@ class Asker:
     ) -> Asked | Refused | None:
         """Ask until an answer can be read, at most `asks` times; None: no new calls are taken.
 
+        `question`: the number-th asking, with its memo.
         A call that failed for good is journalled, so that a resumed run does not repeat it. What
         was asked before a retry does not count, and what the journal knows is always looked at.
+        Where the model refused, the last asking goes to the fallback.
         """
+        other = self.fallback if self._whom(stage) is self.client else None
+        refused = False
         wasted = Usage()
         failure: Failure | None = None
         said = ""
-        counted = 0
+        counted, sent = 0, False
         for number in itertools.count():
             request = question(number)
-            request = replace(request, memo=memo_of(request))
             known = self._memos.get(request.memo)
             old = known is not None and known < self._retry_before and stage in RETRIED
             if counted >= asks and known is None:
                 break
             counted += not old
-            answer = await self.answer(stage, request)
+            sent = known is None and not self.offline
+            last = other if refused and counted == asks else None
+            answer = await self.answer(stage, request, client=last)
             if answer is None:
                 return None
             if isinstance(answer, ChatResult):
                 try:
-                    return Asked(parse(answer), answer, wasted)
+                    asked = Asked(parse(answer), answer, wasted)
+                    if sent:
+                        self._streaks.end(stage)
+                    return asked
                 except ParseError as error:
                     wasted = add_usage(wasted, answer.usage)
                     failure = _failure(stage, request, error.kind, str(error), number, answer.text)
+                    refused |= error.kind == "refused" or declines(answer.text)
             elif answer.kind in CALL_FAULTS:
-                return Refused(answer, wasted)
+                return self._failed(stage, answer, wasted, counts=sent and asks == ASKS)
             else:
                 failure = answer
             self._stats.stage(stage).useless += 1
             if isinstance(answer, ChatResult):
                 repeated = len(answer.text) >= REPEATED_TEXT and answer.text == said
-                if repeated and not old:
+                if repeated and not old and not (refused and other):
                     break  # It takes neither seed nor temperature: a third would be the same.
                 said = answer.text
         assert failure is not None
+        # What is not put again in full (a block that can be halved) is not lost yet.
+        return self._failed(stage, failure, wasted, counts=sent and asks == ASKS)
+
+    def _failed(
+        self, stage: StageName, failure: Failure, wasted: Usage, *, counts: bool
+    ) -> Refused:
+        if counts and (error := self._streaks.fail(stage, failure)):
+            self._control.fail(error)
         return Refused(failure, wasted)
 
     async def answer(
-        self, stage: StageName, request: ChatRequest, *, bury: bool = True
+        self,
+        stage: StageName,
+        request: ChatRequest,
+        *,
+        bury: bool = True,
+        client: ChatClient | None = None,
     ) -> ChatResult | Failure | None:
         """One asking: the answer or why there is none; None: no new calls are taken.
 
         With `bury` a call that failed for good is remembered as such, and never sent again.
+        `client`: who is asked in place of the stage's own.
         """
         known = self._remembered(stage, request)
         if known is not None:
             return known
-        if self._offline:
+        if self.offline:
             message = "the journal does not hold it"
             failure = _failure(stage, request, NEEDS_CALL, message, 0, None)
             if bury and stage in RETRIED:
@@ -149,13 +177,13 @@ class Asker:
         counters = self._stats.stage(stage)
         counters.sent += 1
         try:
-            client = self.judge if stage == "correction" else self.client
+            client = client or self._whom(stage)
             assert client is not None
             result = await client.complete(request)
         except ParseError as error:
             return _failure(stage, request, error.kind, str(error), 0, None)
         except (Rejected, ServerFault) as error:
-            if error.status is None:
+            if isinstance(error, Rejected) and error.status is None:
                 # Refused at our own door: a limit that can be raised is no fact about the request.
                 self._control.fail(UserError(str(error)))
                 return None
@@ -173,9 +201,12 @@ class Asker:
             counters.done += 1
         return result
 
+    def _whom(self, stage: StageName) -> ChatClient | None:
+        return self.judge if stage == "correction" else self.client
+
     def show(self, items: Items, request: ChatRequest) -> None:
         """Write down which rows a call for judgement shows, before it is made."""
-        if not self._offline and memo_of(request) not in self._memos:
+        if not self.offline and request.memo not in self._memos:
             self._journal.append(Kind.ITEMS, msgspec.msgpack.encode(items))
 
     def bury(self, request: ChatRequest, failure: Failure) -> None:
@@ -191,7 +222,7 @@ class Asker:
             return None
         frame = self._journal.read(offset)
         if frame.kind == Kind.DEAD:
-            if offset < self._retry_before and stage in RETRIED and not self._offline:
+            if offset < self._retry_before and stage in RETRIED and not self.offline:
                 return None
             dead = msgspec.msgpack.decode(frame.payload, type=Dead)
             if dead.kind == NEEDS_CALL and offset < self._generation_at:
@@ -224,6 +255,7 @@ def _failure(
 def memo_of(request: ChatRequest) -> bytes:
     """Digest (16 bytes) of the plan key with all that is sent.
 
-    Two equal prompts of two plan keys stay two calls; address, key and limits have no part in it.
+    Two equal prompts of two plan keys stay two calls; address, key and limits have no part in it,
+    and of two dialects the question under a schema is the one that counts.
     """
     return blake2b(msgspec.msgpack.encode(request), digest_size=16).digest()

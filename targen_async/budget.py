@@ -1,20 +1,34 @@
 """Caps that bind: no call is made whose worst case could pass them, over all starts of a run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextvars import ContextVar
 
 import anyio
 
 from targen_async.chat import ChatClient, Recorder
-from targen_async.chat.limit import Gate
 from targen_async.config import Budget, Prices
 from targen_async.errors import RunStopped
-from targen_async.ledger import Ledger, Role, spent_usd, usd_of, worst_of, worst_usd_of
+from targen_async.ledger import Ledger, Role, at_most_usd, spent_usd, worst_of, worst_usd_of
 from targen_async.records import ChatRequest, ChatResult, Usage
 from targen_async.stats import CostView
 
 
 class NoRoom(Exception):
-    """Between the look and the send another call took the room: nothing was sent."""
+    """Since the look a call took more than its worst case: nothing was sent."""
+
+
+class _Stake:
+    """The worst case of a call that has its room and is not sent yet."""
+
+    __slots__ = ("tokens", "usd")
+
+    def __init__(self, tokens: int, usd: float) -> None:
+        self.tokens = tokens
+        self.usd = usd
+
+
+_STAKE: ContextVar[_Stake | None] = ContextVar("stake", default=None)
+"""Of the call that this task makes: between the purse and the recorder stands the limiter."""
 
 
 class Purse:
@@ -23,7 +37,8 @@ class Purse:
     The ledger says what is charged: usage as reported, the worst case of what is in doubt or came
     without usage, nothing for what was refused cleanly. A call that does not fit waits for those
     under way, as most take less than their worst case; only when none is left the run is stopped.
-    First come, first served: a small call never passes a large one that waits.
+    First come, first served: a small call never passes a large one that waits. Room is kept for a
+    call from here on, though it may have to stand in line elsewhere before it is sent.
     """
 
     def __init__(
@@ -39,6 +54,7 @@ class Purse:
         self._prices = prices
         self._say = say
         self._under_way = 0
+        self._kept: set[_Stake] = set()
         self._door = anyio.Lock(fast_acquire=True)
         self._changed = anyio.Event()
         self._over: str | None = None
@@ -53,18 +69,20 @@ class Purse:
 
     @property
     def held(self) -> str:
-        """Why calls wait, for `Stats.held`; empty where they do not."""
-        return "budget: waiting for calls under way" if self.waiting else ""
+        """Why calls wait, for `Stats.held`; empty where they do not, or where others that have
+        their room wait for something else."""
+        held = self.waiting and not self._kept
+        return "budget: waiting for calls under way" if held else ""
 
     def recorder(self, role: Role) -> Recorder:
         """What the endpoint that plays `role` reports to; its `intent` raises NoRoom."""
         return _Guarded(self, self._ledger, role) if self.binds else self._ledger.of(role)
 
-    async def enter(self, worst: Usage, role: Role) -> None:
+    async def enter(self, worst: Usage, role: Role) -> "_Stake":
         """Wait until `worst` fits. Raises RunStopped when it never will; else `leave` follows."""
         async with self._door:
             try:
-                while self._over is None and (cap := self._cap_passed_by(worst, role)):
+                while self._over is None and (cap := self._cap_passed_by(worst, role, self._kept)):
                     if not self._under_way:
                         self._over = self._sentence(cap, worst, role)
                         break
@@ -75,10 +93,18 @@ class Purse:
             if self._over is not None:
                 raise RunStopped(self._over)
             self._under_way += 1
+            stake = _Stake(
+                tokens=worst.prompt_tokens + worst.completion_tokens,
+                usd=worst_usd_of(worst, self._prices[role]) if role in self._prices else 0.0,
+            )
+            if self.binds:
+                self._kept.add(stake)
+            return stake
 
-    def leave(self) -> None:
+    def leave(self, stake: "_Stake") -> None:
         """A call is back, whatever became of it."""
         self._under_way -= 1
+        self._kept.discard(stake)
         self._changed.set()
         self._changed = anyio.Event()
         beyond = self._ledger.beyond
@@ -93,8 +119,11 @@ class Purse:
             )
 
     def check(self, worst: Usage, role: Role) -> None:
-        """Raises NoRoom where `worst` would not fit now."""
-        if self._cap_passed_by(worst, role):
+        """A call is about to be sent, and the ledger counts it from now on. Raises NoRoom where it
+        would pass a cap after all."""
+        if (stake := _STAKE.get()) is not None:
+            self._kept.discard(stake)
+        if self._cap_passed_by(worst, role, ()):
             raise NoRoom
 
     @property
@@ -114,17 +143,24 @@ class Purse:
 
     # ---- inside
 
-    def _cap_passed_by(self, worst: Usage, role: Role) -> str | None:
-        """The first cap that a call of this worst case could pass, as the flag that sets it."""
+    def _cap_passed_by(self, worst: Usage, role: Role, kept: Collection["_Stake"]) -> str | None:
+        """The first cap that a call of this worst case could pass, as the flag that sets it.
+
+        `kept`: what is set aside for calls that are not sent yet.
+        """
         budget = self.budget
-        if budget.max_requests is not None and self._charged_requests() >= budget.max_requests:
+        if (
+            budget.max_requests is not None
+            and self._charged_requests() + len(kept) >= budget.max_requests
+        ):
             return "--max-requests"
         if budget.max_tokens is not None:
             tokens = worst.prompt_tokens + worst.completion_tokens
+            tokens += sum(stake.tokens for stake in kept)
             if self._charged_tokens() + tokens > budget.max_tokens:
                 return "--max-tokens"
         if budget.max_usd is not None:
-            usd = worst_usd_of(worst, self._prices[role])
+            usd = worst_usd_of(worst, self._prices[role]) + sum(stake.usd for stake in kept)
             if self._charged_usd() + usd > budget.max_usd:
                 return "--max-usd"
         return None
@@ -138,15 +174,11 @@ class Purse:
         return sum(one.prompt_tokens + one.completion_tokens for one in charged)
 
     def _charged_usd(self) -> float:
-        usd = 0.0
-        for role, one in self._ledger.by_role().items():
-            # A role that is no longer played may have no price: its calls cost what the
-            # generator's do, as nothing better is known.
-            prices = self._prices.get(role) or self._prices["generator"]
-            usd += usd_of(one.usage, prices)
-            usd += worst_usd_of(one.without_usage_worst, prices)
-            usd += worst_usd_of(one.in_doubt_worst, prices)
-        return usd
+        asked = self._ledger.by_role()
+        # A role that is no longer played may have no price: its calls cost what the generator's
+        # do, as nothing better is known.
+        prices = {role: self._prices.get(role) or self._prices["generator"] for role in asked}
+        return at_most_usd(asked, prices) or 0.0
 
     def _sentence(self, flag: str, worst: Usage, role: Role) -> str:
         """Why the run stops, and the mend."""
@@ -180,33 +212,31 @@ class Purse:
 
 
 class Budgeted:
-    """Asks the purse before each attempt. Stands between `Limited` and the client that sends, which
-    must report to `purse.recorder(role)`.
+    """Asks the purse before each attempt. The client that sends must report to
+    `purse.recorder(role)`.
 
-    `gate` is asked once more after waiting, as `Limited` does: the run may have ended meanwhile.
+    Stands before `Limited`: a call that waits for room holds no slot, and is not taken for one that
+    the endpoint is slow with.
     """
 
-    def __init__(
-        self, inner: ChatClient, purse: Purse, role: Role, *, gate: Gate | None = None
-    ) -> None:
+    def __init__(self, inner: ChatClient, purse: Purse, role: Role) -> None:
         self._inner = inner
         self._purse = purse
         self._role = role
-        self._gate = gate
 
     async def complete(self, request: ChatRequest) -> ChatResult:
         """Wait for room, then ask. Raises RunStopped when the budget is used up."""
         worst = worst_of(request)
         while True:
-            await self._purse.enter(worst, self._role)
+            stake = await self._purse.enter(worst, self._role)
+            before = _STAKE.set(stake)
             try:
-                if self._gate:
-                    self._gate(request)
                 return await self._inner.complete(request)
             except NoRoom:
                 continue
             finally:
-                self._purse.leave()
+                _STAKE.reset(before)
+                self._purse.leave(stake)
 
 
 class _Guarded:
@@ -232,14 +262,17 @@ def cost_view(
     ledger: Ledger, prices: Mapping[Role, Prices], purse: Purse, *, delivered: int, n: int
 ) -> CostView:
     """Money and tokens so far, for `Stats.cost`."""
-    usage = {role: one.usage for role, one in ledger.by_role().items()}
-    usd = spent_usd(usage, prices)
-    total = ledger.totals().usage
+    asked, totals = ledger.by_role(), ledger.totals()
+    usd = None
+    if not totals.without_usage:
+        usd = spent_usd({role: one.usage for role, one in asked.items()}, prices)
+    total = totals.usage
     return CostView(
         prompt_tokens=total.prompt_tokens,
         cached_prompt_tokens=total.cached_prompt_tokens,
         completion_tokens=total.completion_tokens,
         usd=usd,
+        usd_at_most=at_most_usd(asked, prices),
         usd_projected=usd * n / delivered if usd is not None and delivered else None,
         budget=purse.left,
     )

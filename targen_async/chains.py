@@ -1,6 +1,7 @@
 """The clients of a run: one chain of retries, limits and budget for each endpoint it asks."""
 
 import os
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any, Self
 
@@ -10,17 +11,18 @@ from msgspec.structs import replace
 
 from targen_async.ask import Asker
 from targen_async.budget import Budgeted, Purse
-from targen_async.chat import ChatClient
+from targen_async.chat import ChatClient, Recorder
 from targen_async.chat.http import HttpChat
 from targen_async.chat.lease import Lease
 from targen_async.chat.limit import Limited
-from targen_async.chat.retry import Breaker, Retrying
+from targen_async.chat.retry import Breaker, Elsewhere, Retrying
 from targen_async.chat.sdk import SdkChat
+from targen_async.chat.thinking import Thinking
 from targen_async.chat.wire import OPENAI, Dialect
 from targen_async.config import OPENAI_URL, Data, Delivery, Endpoint, Limits, RunConfig, Timeouts
-from targen_async.errors import Denied, Rejected, ServerFault, UserError
+from targen_async.errors import Denied, Rejected, RunStopped, ServerFault, UserError
 from targen_async.ledger import Role
-from targen_async.presets import headers_from, preset, proxy_from
+from targen_async.presets import headers_from, preset, proxy_from, secrets_of
 from targen_async.prices import models_of
 from targen_async.probe import Probed, probe
 from targen_async.records import ChatRequest, ChatResult
@@ -39,11 +41,17 @@ class Address(Struct, frozen=True, kw_only=True):
     role: Role
     model: str
     base_url: str
+    place: str
+    """The address as configured, by which a probe is known; empty: none is."""
     api_key: str | None
     headers: dict[str, str]
     proxy: str | None
+    secrets: set[str]
+    """What of headers and proxy comes from the environment."""
     stream: bool
     sdk: bool
+    thinking_tokens: int | None
+    """None: as the probe finds."""
     api_version: str | None
     dialect: Dialect
     limits: Limits
@@ -73,7 +81,8 @@ def _address(
     address = "--base-url" if first else f"`delivery.{role}.base_url`"
     if kind and given is None and kind.base_url is None:
         raise UserError(f"the preset {kind.name!r} has no address of its own: give {address}")
-    base_url = given or (kind.base_url if kind else None) or simulator_url or OPENAI_URL
+    named = given or (kind.base_url if kind else None) or ""
+    base_url = named or simulator_url or OPENAI_URL
     # What was meant for one host is not shown to another.
     elsewhere = not first and bool(own.base_url or own.preset)
     variable = own.api_key_env or delivery.api_key_env
@@ -91,19 +100,53 @@ def _address(
             "of your own"
         )
     sdk = "sdk" in (own.client or delivery.client, kind.client if kind else None)
+    headers = own.headers if elsewhere else own.headers or delivery.headers
+    proxy = own.proxy or delivery.proxy
     return Address(
         role=role,
         model=model,
         base_url=base_url,
+        place=named.rstrip("/"),
         api_key=api_key,
-        headers=headers_from(own.headers if elsewhere else own.headers or delivery.headers),
-        proxy=proxy_from(own.proxy or delivery.proxy),
+        headers=headers_from(headers),
+        proxy=proxy_from(proxy),
+        secrets=secrets_of(headers, proxy),
         stream=delivery.stream if own.stream is None else own.stream,
         sdk=sdk,
+        thinking_tokens=(
+            delivery.thinking_tokens if own.thinking_tokens is None else own.thinking_tokens
+        ),
         api_version=kind.api_version if kind else None,
         dialect=kind.dialect if kind else OPENAI,
         limits=own.limits or delivery.limits,
     )
+
+
+async def try_out(found: list[Address], timeouts: Timeouts) -> None:
+    """Make every client once. Raises UserError for what cannot be one: a key that no header can
+    carry, a package that is missing."""
+    for address in found:
+        async with _speaker(address, timeouts, None):
+            pass
+
+
+def _speaker(address: Address, timeouts: Timeouts, recorder: Recorder | None) -> HttpChat | SdkChat:
+    common: dict[str, Any] = {
+        "recorder": recorder,
+        "connect_timeout_s": timeouts.connect_s,
+        "read_timeout_s": timeouts.read_s,
+        "total_timeout_s": timeouts.total_s,
+        "max_in_flight": address.limits.max_in_flight,
+        "dialect": address.dialect,
+        "headers": address.headers,
+        "proxy": address.proxy,
+        "secrets": address.secrets,
+        "stream": address.stream,
+    }
+    url, key = address.base_url, address.api_key
+    if address.sdk:
+        return SdkChat(url, key, azure_api_version=address.api_version, **common)
+    return HttpChat(url, key, **common)
 
 
 class Chain:
@@ -114,41 +157,22 @@ class Chain:
         self._purse = purse
         self.limited: Limited | None = None
         self.breaker: Breaker | None = None
-        common: dict[str, Any] = {
-            "recorder": purse.recorder(address.role),
-            "connect_timeout_s": timeouts.connect_s,
-            "read_timeout_s": timeouts.read_s,
-            "total_timeout_s": timeouts.total_s,
-            "max_in_flight": address.limits.max_in_flight,
-            "dialect": address.dialect,
-            "headers": address.headers,
-            "proxy": address.proxy,
-            "stream": address.stream,
-        }
-        self.speaker: HttpChat | SdkChat
-        if address.sdk:
-            version = address.api_version
-            self.speaker = SdkChat(
-                address.base_url, address.api_key, azure_api_version=version, **common
-            )
-        else:
-            self.speaker = HttpChat(address.base_url, address.api_key, **common)
+        self.speaker = _speaker(address, timeouts, purse.recorder(address.role))
 
     def probing(self, breaker: Breaker) -> ChatClient:
         """The client for the calls before the stream opens."""
         budgeted = Budgeted(self.speaker, self._purse, self.address.role)
         return Retrying(budgeted, breaker=breaker, max_attempts=PROBE_ATTEMPTS)
 
-    def open(self, breaker: Breaker) -> ChatClient:
-        """The client for the run."""
+    def open(self, breaker: Breaker, room: int) -> ChatClient:
+        """The client for the run. `room`: tokens to think with, where none are configured."""
         limits, role = self.address.limits, self.address.role
         self.breaker = breaker
-        declared = limits.requests_per_minute or limits.tokens_per_minute
         lease = None
-        if limits.shared and declared:
+        if limits.shared:
             lease = Lease(f"{self.address.base_url}#{self.address.model}", self.address.api_key)
         self.limited = Limited(
-            Budgeted(self.speaker, self._purse, role, gate=breaker.check),
+            self.speaker,
             gate=breaker.check,
             max_in_flight=limits.max_in_flight,
             requests_per_minute=limits.requests_per_minute,
@@ -156,27 +180,71 @@ class Chain:
             adaptive=limits.adaptive,
             lease=lease,
         )
-        return Retrying(self.limited, breaker=breaker)
+        client = Retrying(Budgeted(self.limited, self._purse, role), breaker=breaker)
+        own = self.address.thinking_tokens
+        return Thinking(client, room if own is None else own)
 
 
-class WithFallback:
-    """Asks another model where the first refuses for good, is away or is out of credit."""
+class Fallback:
+    """The model that steps in, asked by its own name."""
 
-    def __init__(self, first: ChatClient, chain: Chain, second: ChatClient, model: str) -> None:
-        self._first = first
-        self._chain = chain
-        self._second = second
+    def __init__(self, inner: ChatClient, model: str) -> None:
+        self._inner = inner
         self._model = model
 
     async def complete(self, request: ChatRequest) -> ChatResult:
-        breaker = self._chain.breaker
-        if breaker is None or not breaker.away:
-            try:
-                return await self._first.complete(request)
-            except (Rejected, ServerFault, Denied) as error:
-                if error.status is None:
-                    raise
-        return await self._second.complete(replace(request, model=self._model))
+        return await self._inner.complete(replace(request, model=self._model))
+
+
+class WithFallback:
+    """Asks another model where the first refuses for good, is away or may not be asked any more.
+
+    `tell` is told why, once for each of the last two. The first's breaker must turn callers away.
+    """
+
+    def __init__(
+        self, first: ChatClient, second: ChatClient, tell: Callable[[str], None] = lambda _why: None
+    ) -> None:
+        self._first = first
+        self._second = second
+        self._tell = tell
+        self._told: set[type[Exception]] = set()
+
+    async def complete(self, request: ChatRequest) -> ChatResult:
+        try:
+            return await self._first.complete(request)
+        except (Elsewhere, Denied) as error:
+            if type(error) not in self._told:
+                self._told.add(type(error))
+                self._tell(str(error))
+        except ServerFault:
+            pass
+        except Rejected as error:
+            if error.status is None:
+                raise  # At our own door: a limit that can be raised says nothing of the request.
+        return await self._second.complete(request)
+
+
+class Spared:
+    """For the probe of an endpoint that need not be there: what would end the run is raised as
+    Elsewhere, with its cause. A budget that is used up ends the run all the same, and so does a
+    mistake of the user's unless `mistakes`: it is sooner mended than worked around."""
+
+    def __init__(self, inner: ChatClient, *, mistakes: bool) -> None:
+        self._inner = inner
+        self._mistakes = mistakes
+
+    async def complete(self, request: ChatRequest) -> ChatResult:
+        try:
+            return await self._inner.complete(request)
+        except Denied as error:
+            if error.user_fault and not self._mistakes:
+                raise
+            raise Elsewhere from error
+        except RunStopped as error:
+            if error.__cause__ is None:
+                raise  # No call failed: it is the budget's.
+            raise Elsewhere from error
 
 
 class Chains:
@@ -187,6 +255,8 @@ class Chains:
         self._stack = AsyncExitStack()
         self.probed: dict[Role, Probed] = {}
         self.breakers: list[Breaker] = []
+        self._missing: BaseException | None = None
+        """Why the generator cannot be asked in this start, where the fallback steps in for it."""
 
     def __len__(self) -> int:
         return len(self._all)
@@ -208,41 +278,83 @@ class Chains:
         return self.breakers
 
     async def probe(self, asker: Asker, task_name: str, data: Data) -> bool:
-        """Find out what each endpoint takes; False: the run was stopped meanwhile."""
+        """Find out what each endpoint takes; False: the run was stopped meanwhile.
+
+        A generator that cannot be asked is done without where there is a fallback that can.
+        """
         for (role, chain), breaker in zip(self._all.items(), self.breakers, strict=True):
             asker.client = chain.probing(breaker)
-            probed = await probe(
-                asker,
-                chain.speaker,
-                task_name,
-                data,
-                model=chain.address.model,
-                role="" if role == "generator" else role,
-                start=chain.address.dialect,
-            )
+            missing = self._missing
+            if missing or (role == "generator" and "fallback" in self._all):
+                asker.client = Spared(asker.client, mistakes=missing is not None)
+            address = chain.address
+            try:
+                probed = await probe(
+                    asker,
+                    chain.speaker,
+                    task_name,
+                    data,
+                    model=address.model,
+                    role="" if role == "generator" else role,
+                    place=address.place,
+                    start=address.dialect,
+                    thinking_tokens=address.thinking_tokens,
+                )
+            except (RunStopped, Elsewhere) as error:
+                # It was never asked here, and where nothing is sent it does not matter.
+                if not asker.offline:
+                    self._do_without(role, address.model, error)
+                probed = Probed(dialect=address.dialect, model=address.model)
             if probed is None:
                 return False
             self.probed[role] = probed
         return True
 
-    def open(self, asker: Asker, give_up_after_s: float) -> list[Breaker]:
+    def _do_without(self, role: Role, model: str, error: Exception) -> None:
+        """Remember why the generator cannot be asked. Raises RunStopped where it takes more."""
+        cause = error.__cause__ if isinstance(error, Elsewhere) else error
+        if self._missing is not None:
+            # Of the judge there is no other, either.
+            whom = f"the {role} {model!r}"
+            raise RunStopped(f"{self._missing}; nor can {whom} be asked: {cause}") from error
+        if role != "generator" or "fallback" not in self._all:
+            raise error
+        self._missing = cause
+
+    def open(
+        self, asker: Asker, give_up_after_s: float, say: Callable[[str], None]
+    ) -> list[Breaker]:
         """Give the asker its clients for the run; returns their breakers."""
-        self.breakers = [Breaker(give_up_after_s=give_up_after_s) for _ in self._all]
+        spare = "fallback" in self._all
+        self.breakers = [
+            Breaker(give_up_after_s=give_up_after_s, elsewhere=spare and role == "generator")
+            for role in self._all
+        ]
         clients = {
-            role: chain.open(breaker)
+            role: chain.open(breaker, self.probed[role].thinking_tokens)
             for (role, chain), breaker in zip(self._all.items(), self.breakers, strict=True)
         }
         client = clients["generator"]
-        if "fallback" in clients:
+        if spare:
             model = self._all["fallback"].address.model
-            client = WithFallback(client, self._all["generator"], clients["fallback"], model)
+            asker.fallback = Fallback(clients["fallback"], model)
+            line = f"going on with the fallback {model!r}: "
+            client = WithFallback(client, asker.fallback, lambda why: say(line + why))
+            if self._missing is not None:
+                # It speaks a dialect that is not known: the next start tries it again.
+                why = str(self._missing.__cause__ or self._missing)
+                self.breakers[0].deny(Denied(why, user_fault=False))
         asker.client = client
         asker.judge = clients.get("judge", client)
         return self.breakers
 
     def plain(self, role: Role) -> bool:
         """Does the endpoint that plays a role take no schema?"""
-        return (self.probed.get(role) or self.probed["generator"]).plain
+        if role not in self.probed:
+            role = "generator"
+        if role == "generator" and self._missing is not None:
+            role = "fallback"
+        return self.probed[role].plain
 
     def views(self) -> list[LimitView]:
         """Every endpoint's limits at a glance."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from targen_async.errors import Denied, TargenError, UserError
-from targen_async.flags import EXAMPLES, FLAGS, add_generate, add_output, output_of
+from targen_async.flags import EXAMPLES, NAMES, add_generate, add_output, output_of
 
 EXIT_OK, EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -181,7 +181,7 @@ def _add_new(commands: Any) -> None:  # noqa: ANN401
 def _generate(options: argparse.Namespace) -> int:
     from targen_async.launch import config_from_options, run_generate
 
-    config, out = config_from_options(options, [dotted for dotted, _ in FLAGS.values()])
+    config, out = config_from_options(options, NAMES)
     return run_generate(
         config,
         out,

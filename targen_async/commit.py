@@ -5,7 +5,8 @@ answer it is made from is on the disk.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -35,10 +36,14 @@ from targen_async.rows import Rows
 from targen_async.rundir import Files, to_line
 from targen_async.settle import Settled, settle, settle_together
 from targen_async.slots import balance
-from targen_async.state import CommitState
+from targen_async.state import JUDGED_AGAIN, CommitState
 from targen_async.stats import Stats
 
 CHECKPOINT_EVERY_S = 1.0
+MOST_MODELS = 50
+"""Models whose rows are counted apart: a server may call itself something else each time."""
+MODEL_SHOWN = 200
+OTHER_MODELS = "others"
 
 
 class Committer:
@@ -169,7 +174,7 @@ class Committer:
         for rows in groups.values():
             if self.plan.wants(*(label for _, label, _ in rows)):
                 for id_, label, line in rows:
-                    self._files.add_row(line)
+                    self._add_row(line, orjson.loads(line))
                     self.plan.accept(label)
                     self._gate.adopt_surplus(id_, self.state.targets_applied)
 
@@ -182,7 +187,8 @@ class Committer:
             for note in first.call.seed.notes:
                 self._note(note)
         for one in judged:
-            self._waste("asked_again", add_usage(one.answer.wasted, one.wasted))
+            self._waste("asked_again", one.answer.wasted)
+            self._waste(JUDGED_AGAIN, one.wasted)
         usable: list[str | None] = [None] * len(judged)
         if first.failure is None:
             usable = self._settled(judged)
@@ -249,10 +255,18 @@ class Committer:
         for one in settled:
             line = to_line(one.row)
             if wanted:
-                self._files.add_row(line)
+                self._add_row(line, one.row)
                 self.plan.accept(one.quota_class)
             else:
                 self._gate.keep_surplus(one.call.slot, one.quota_class, line)
+
+    def _add_row(self, line: bytes, row: Mapping[str, Any]) -> None:
+        self._files.add_row(line)
+        models = self.state.counts.models
+        name = row["provenance"]["model"][:MODEL_SHOWN]
+        if name not in models and len(models) >= MOST_MODELS:
+            name = OTHER_MODELS
+        models[name] = models.get(name, 0) + 1
 
     def _reject(self, one: Settled) -> None:
         assert one.reason is not None

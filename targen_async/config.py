@@ -1,5 +1,6 @@
 """A run's configuration: [data] is its identity, [delivery] may change between two starts."""
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 import tomli_w
 from msgspec import Meta, Struct, field
+from msgspec.structs import replace
 
 from targen_async.errors import UserError
 
@@ -17,9 +19,14 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 # A pattern, so that a key pasted in its place is refused and not repeated on the screen.
 EnvironmentName = Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)]
 Seconds = Annotated[float, Meta(gt=0)]
+Room = Annotated[int, Meta(ge=0, le=1_000_000)]
 Price = Annotated[float, Meta(ge=0)]
+# Bounded, as a cap or a rate that is infinite is none.
+Dollars = Annotated[float, Meta(gt=0, le=1_000_000_000)]
+Rate = Annotated[float, Meta(gt=0, le=1_000_000_000_000)]
 OPENAI_URL = "https://api.openai.com/v1"
 SIMULATED_MODEL = "targen-simulator"
+_HOST = re.compile(r"[\w.-]{1,253}|[\da-f]*:[\da-f:.]+(?:%[\w.-]+)?", re.ASCII | re.IGNORECASE)
 
 
 class Correction(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,8 +80,8 @@ class Data(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the endpoint allows."""
 
-    requests_per_minute: Annotated[float, Meta(gt=0)] | None = None
-    tokens_per_minute: Annotated[float, Meta(gt=0)] | None = None
+    requests_per_minute: Rate | None = None
+    tokens_per_minute: Rate | None = None
     max_in_flight: Count = 64
     adaptive: bool = True
     """Find out below `max_in_flight` how many calls at a time serve best; False: always as many."""
@@ -104,19 +111,21 @@ class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     proxy: str | None = None
     stream: bool | None = None
     client: Literal["http", "sdk"] | None = None
+    thinking_tokens: Room | None = None
     limits: Limits | None = None
 
 
 class Budget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Caps that bind over all starts of a run: calls that might pass them are not made."""
 
-    max_usd: Annotated[float, Meta(gt=0)] | None = None
+    max_usd: Dollars | None = None
     max_tokens: Count | None = None
     max_requests: Count | None = None
 
 
 class Prices(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """US dollars for a million tokens. Zero: the cost is not known and not shown."""
+    """US dollars for a million tokens. Zero: not known, and without both of prompt and completion
+    no cost is."""
 
     usd_per_million_prompt_tokens: Price = 0.0
     usd_per_million_cached_prompt_tokens: Price | None = None
@@ -142,6 +151,9 @@ class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Have answers sent piece by piece, for proxies that cut idle connections."""
     client: Literal["http", "sdk"] = "http"
     """`sdk`: the openai package, for Azure and other ways to sign in."""
+    thinking_tokens: Room | None = None
+    """Added to the max_tokens of every call, for what a model thinks before it answers. Unset: what
+    the probe finds that it takes."""
     judge: Endpoint | None = None
     """Where the judge is, if it is elsewhere."""
     fallback: Endpoint | None = None
@@ -176,10 +188,15 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return sha256(msgspec.json.encode(self.data, order="deterministic")).hexdigest()
 
 
-def load(path: Path | None, overrides: Mapping[str, Any] | Sequence[tuple[str, Any]]) -> RunConfig:
+def load(
+    path: Path | None,
+    overrides: Mapping[str, Any] | Sequence[tuple[str, Any]],
+    flags: Mapping[str, str] | None = None,
+) -> RunConfig:
     """Read a TOML file (None: nothing but the defaults) and lay `data.x.y = value` overrides on it.
 
-    Raises UserError with the file and the dotted key.
+    `flags`: the flag by which an override was given. Raises UserError with the dotted key and the
+    flag, or the file.
     """
     raw: dict[str, Any] = {}
     if path is not None:
@@ -194,7 +211,7 @@ def load(path: Path | None, overrides: Mapping[str, Any] | Sequence[tuple[str, A
     pairs = overrides.items() if isinstance(overrides, Mapping) else overrides
     for dotted, value in pairs:
         _put(raw, dotted, value)
-    return decode(raw, str(path) if path else "the command line")
+    return decode(raw, str(path) if path else "the command line", flags)
 
 
 def _put(raw: dict[str, Any], dotted: str, value: Any) -> None:  # noqa: ANN401
@@ -208,28 +225,53 @@ def _put(raw: dict[str, Any], dotted: str, value: Any) -> None:  # noqa: ANN401
     table[last] = value
 
 
-def decode(raw: Mapping[str, Any], source: str) -> RunConfig:
-    """Decode and check a configuration. Raises UserError naming `source` and the key."""
+def decode(
+    raw: Mapping[str, Any], source: str, flags: Mapping[str, str] | None = None
+) -> RunConfig:
+    """Decode and check a configuration. Raises UserError naming the key and `source`, or the one
+    of `flags` that set it."""
+
+    def at(key: str) -> str:
+        return _flag_of(key, flags or {}) or source
+
     data = raw.get("data")
     if not (isinstance(data, Mapping) and data.get("task")):
         raise UserError(f"{source}: no task: name one, as in `targen generate copa`")
     corpus = data.get("corpus")
     if isinstance(corpus, Mapping) and not corpus.get("file"):
         raise UserError(
-            f"{source}: `data.corpus` names no file: --seeds-field goes with --seeds FILE"
+            f"{at('data.corpus.field')}: `data.corpus` names no file: --seeds-field goes with "
+            "--seeds FILE"
         )
     try:
         config = msgspec.convert(raw, RunConfig)
     except msgspec.ValidationError as error:
-        raise UserError(f"{source}: {_fault(str(error))}") from error
+        raise UserError(f"{at(_key_in(str(error)))}: {_fault(str(error))}") from error
     if config.delivery.max_rows_per_seed and config.data.corpus is None:
-        raise UserError(f"{source}: --max-rows-per-seed is for seeds from a corpus: give --seeds")
+        key = "delivery.max_rows_per_seed"
+        raise UserError(f"{at(key)}: `{key}` is for seeds from a corpus: give --seeds")
     delivery = config.delivery
-    _check_url(delivery.base_url, "delivery", source)
+    _check_url(delivery.base_url, "delivery", at("delivery.base_url"))
     for role, own in (("judge", delivery.judge), ("fallback", delivery.fallback)):
         if own is not None:
-            _check_url(own.base_url, f"delivery.{role}", source)
+            _check_url(own.base_url, f"delivery.{role}", at(f"delivery.{role}.base_url"))
     return config
+
+
+def _key_in(message: str) -> str:
+    """The dotted key that msgspec complains of; where a key is unknown, that one."""
+    what, _, key = message.partition(" - at `$.")
+    unknown = re.search(r"unknown field `(.+)`", what)
+    table = key.removesuffix("`").partition("[")[0]
+    return ".".join(filter(None, (table, unknown and unknown[1])))
+
+
+def _flag_of(key: str, flags: Mapping[str, str]) -> str:
+    """The flag that gave the value at a key, or a part of it; empty: none did."""
+    for dotted, flag in flags.items():
+        if f"{key}.".startswith(f"{dotted}.") or dotted.startswith(f"{key}."):
+            return flag
+    return ""
 
 
 def _fault(message: str) -> str:
@@ -262,6 +304,35 @@ def _check_url(base_url: str | None, place: str, source: str) -> None:
             f"{source}: `{place}.base_url` carries credentials, a query or a fragment; put the "
             f"key into an environment variable and name it in `{place}.api_key_env`"
         )
+    if not can_be_host(url.hostname or ""):
+        raise UserError(
+            f"{source}: the host in `{place}.base_url` has a name that no host can have: "
+            f"{url.hostname!r}"
+        )
+
+
+def can_be_host(name: str) -> bool:
+    """Is this an address, or a name that can be looked up?"""
+    try:
+        # The clients do the same, where it would end them.
+        return bool(_HOST.fullmatch(name.encode("idna").decode()))
+    except UnicodeError:
+        return False
+
+
+def anchored(config: RunConfig) -> RunConfig:
+    """The same with whole paths, so that a start from another folder finds the files."""
+    data, delivery = config.data, config.delivery
+
+    def whole(source: Source) -> Source:
+        return replace(source, file=str(Path(source.file).absolute()))
+
+    corpus = data.corpus and whole(data.corpus)
+    data = replace(data, corpus=corpus, exclude=tuple(map(whole, data.exclude)))
+    if delivery.prices_file:
+        prices_file = str(Path(delivery.prices_file).absolute())
+        delivery = replace(delivery, prices_file=prices_file)
+    return RunConfig(data=data, delivery=delivery)
 
 
 def dump(config: RunConfig) -> str:

@@ -5,6 +5,7 @@ import random
 from collections.abc import Mapping
 
 import msgspec
+from msgspec import Struct
 
 from targen_async.config import Prices, RunConfig
 from targen_async.ledger import Role, usd_of
@@ -20,11 +21,34 @@ PRIOR = 0.25
 """Of what was never seen it is assumed to have been seen so often: the weight of not knowing."""
 
 
+OUTSIDE = 0.01
+"""Share of the draws left out at each end of a range: with what the model of a run leaves out, at
+least nine of ten runs end inside."""
+
+
+class Range(Struct, frozen=True, kw_only=True):
+    low: float
+    likely: float
+    high: float
+
+
+def range_of(draws: list[float], spent: float = 0.0) -> Range:
+    """Where draws lie, on top of what is `spent`."""
+    ordered = sorted(draws)
+
+    def at(share: float) -> float:
+        return spent + ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+    return Range(low=at(OUTSIDE), likely=at(0.5), high=at(1 - OUTSIDE))
+
+
 class Sums:
     """Calls and tokens of a part of a run."""
 
     def __init__(self) -> None:
         self.calls: dict[StageName, float] = {}
+        self.asked: dict[Role, float] = {}
+        """Calls by who was asked."""
         self._tokens: dict[Role, list[float]] = {}
         """Prompt tokens, those of them that were cached, and completion tokens."""
 
@@ -44,19 +68,30 @@ class Sums:
     def tokens(self) -> float:
         return self.prompt + self.completion
 
+    def of(self, role: Role) -> float:
+        """Tokens of what one role is asked."""
+        prompt, _, completion = self._tokens.get(role, (0.0, 0.0, 0.0))
+        return prompt + completion
+
     def usd(self, prices: Mapping[Role, Prices]) -> float:
         """US dollars; every role in it needs a price."""
-        return sum(
-            usd_of(
-                Usage(
-                    prompt_tokens=round(prompt),
-                    cached_prompt_tokens=round(cached),
-                    completion_tokens=round(completion),
-                ),
-                prices[role],
-            )
-            for role, (prompt, cached, completion) in self._tokens.items()
+        return sum(self.usd_of(role, prices[role]) for role in self._tokens)
+
+    def usd_of(self, role: Role, prices: Prices) -> float:
+        """US dollars for what one role is asked."""
+        prompt, cached, completion = self._tokens.get(role, (0.0, 0.0, 0.0))
+        usage = Usage(
+            prompt_tokens=round(prompt),
+            cached_prompt_tokens=round(cached),
+            completion_tokens=round(completion),
         )
+        return usd_of(usage, prices)
+
+    def count(self, stage: StageName, calls: float, shares: Mapping[Role, float]) -> None:
+        """So many calls of a stage; `shares`: which part of them each role is asked."""
+        self.calls[stage] = calls
+        for role, share in shares.items():
+            self.asked[role] = self.asked.get(role, 0.0) + calls * share
 
     def add(self, role: Role, prompt: float, cached: float, completion: float) -> None:
         total = self._tokens.setdefault(role, [0.0, 0.0, 0.0])
@@ -81,7 +116,7 @@ def spent(pilot: Pilot) -> Sums:
     """What the pilot took; a call without usage took as much as the mean of its stage."""
     sums = Sums()
     for stage, one in pilot.stages.items():
-        sums.calls[stage] = len(one.calls)
+        sums.count(stage, len(one.calls), _shares(one.calls))
         told = [call for call in one.calls if call.usage]
         sums.add_calls(told, [len(one.calls) / len(told)] * len(told) if told else [])
     return sums
@@ -109,6 +144,7 @@ class Course:
         self._tried = plan.watermark
         self._asked = pilot.stage("instances").questions * self._rows_per_call
         self._planned = planned(config, task, plan)
+        self._shares = {stage: _shares(one.calls) for stage, one in pilot.stages.items()}
         self._trouble = any(len(one.calls) > one.questions for one in pilot.stages.values())
 
     def draw(self, luck: random.Random) -> Sums:
@@ -173,7 +209,7 @@ class Course:
         if again:
             repeated = len(seen.calls) - seen.questions
             calls *= 1 + luck.gammavariate(repeated + PRIOR, 1 / (seen.questions + PRIOR))
-        sums.calls[stage] = calls
+        sums.count(stage, calls, self._shares.get(stage, {}))
         told = [call for call in seen.calls if call.usage]
         weights = _weights(len(told), luck)
         sums.add_calls(told, [calls * weight / sum(weights) for weight in weights])
@@ -186,7 +222,7 @@ class Course:
         fails = math.ceil((len(seen.calls) - seen.questions) / 2)
         failing = luck.gammavariate(fails + PRIOR, 1 / (seen.questions + PRIOR)) if again else 0.0
         calls, shown = first * (1 + 2 * failing), items * (1 + failing)
-        sums.calls["correction"] = calls
+        sums.count("correction", calls, self._shares.get("correction", {}))
         told = [call for call in seen.calls if call.usage and call.items]
         if not told:
             return
@@ -211,6 +247,12 @@ def planned(config: RunConfig, task: Task, state: RowPlanState) -> int:
     plan = RowPlan(task.classes, config.data.random_seed, state, grouping)
     plan.aim(config.delivery.n)
     return plan.planned
+
+
+def _shares(calls: list[Call]) -> dict[Role, float]:
+    """Which part of the calls each role was asked."""
+    roles = [call.role for call in calls]
+    return {role: roles.count(role) / len(roles) for role in dict.fromkeys(roles)}
 
 
 def _weights(count: int, luck: random.Random) -> list[float]:

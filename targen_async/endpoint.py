@@ -2,11 +2,14 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
-from targen_async.chains import addresses
+from targen_async.chains import addresses, try_out
 from targen_async.config import SIMULATED_MODEL, RunConfig
 from targen_async.embedded import check_settings, embedded_simulator
-from targen_async.tasks import Task
+from targen_async.errors import Starved, TargenError
+from targen_async.presets import check_headers
+from targen_async.tasks import Task, prompts_root
 
 NOWHERE = "http://127.0.0.1:9/v1"
 """The address of a run that makes no calls."""
@@ -22,12 +25,27 @@ def is_embedded(config: RunConfig) -> bool:
     return nowhere and config.data.model == SIMULATED_MODEL
 
 
-def check_endpoint(config: RunConfig) -> None:
+async def check_endpoint(config: RunConfig) -> None:
     """Everything about the endpoint that can be wrong before anything is written or sent."""
+    delivery = config.delivery
+    for place in (delivery, delivery.judge, delivery.fallback):
+        if place is not None:
+            check_headers(place.headers)
     if is_embedded(config):
         check_settings(config.data.simulator or {})
     else:
-        addresses(config, None)
+        await try_out(addresses(config, None), config.delivery.timeouts)
+
+
+def explained(error: TargenError, config: RunConfig, task: Task, *, simulated: bool) -> TargenError:
+    """The error, with the mend where a simulator of the user's own was not told of the task."""
+    own = Path(task.folder).parent != prompts_root()
+    if not (isinstance(error, Starved) and simulated and own) or is_embedded(config):
+        return error
+    return Starved(
+        f"{error}; the simulator knows a task of your own where it was started with its folder: "
+        f"targen simulate --task-folder {task.folder}"
+    )
 
 
 @asynccontextmanager

@@ -6,26 +6,28 @@ from pathlib import Path
 from typing import Literal
 
 import anyio
+from msgspec.structs import replace
 
 from targen_async.ask import Asker
 from targen_async.budget import Purse, cost_view
 from targen_async.chains import Chains, addresses
 from targen_async.chat.retry import Breaker
 from targen_async.commit import Committer
-from targen_async.config import SIMULATED_MODEL, Prices, RunConfig
+from targen_async.config import SIMULATED_MODEL, Prices, RunConfig, anchored
 from targen_async.control import Demand, RunControl
 from targen_async.corpus import CorpusSeeds
-from targen_async.endpoint import NOWHERE, SIMULATED_NOTICE, check_endpoint, endpoint
+from targen_async.endpoint import NOWHERE, SIMULATED_NOTICE, check_endpoint, endpoint, explained
 from targen_async.errors import RunStopped, TargenError, first_cause
 from targen_async.journal import Kind
 from targen_async.ledger import Role
 from targen_async.lock import Lock
 from targen_async.log import Event, no_event
-from targen_async.manifest import Manifest, State, make_manifest, publish
+from targen_async.manifest import Manifest, State, holds_simulated, make_manifest, publish
 from targen_async.opening import Parts, open_parts
 from targen_async.pipeline import Incoming, Queues, Send, Stage, Work, each, run_stages
 from targen_async.points import Contexts, Seeds
 from targen_async.prices import prices_of
+from targen_async.progress import Meter
 from targen_async.records import Usage, add_usage
 from targen_async.rundir import open_folder
 from targen_async.slots import Blocks, Slots, unjudged
@@ -33,7 +35,7 @@ from targen_async.sources import with_digests
 from targen_async.stages import Steps
 from targen_async.stats import Stats
 from targen_async.tasks import load_task
-from targen_async.telling import keep_telling, show_run, tell_end, tell_start
+from targen_async.telling import for_onlookers, keep_telling, show_run, tell_end, tell_start
 from targen_async.verdicts import Verdicts
 
 Say = Callable[[str], None]
@@ -51,6 +53,7 @@ async def generate(
     event: Event = no_event,
     accept_task_change: bool = False,
     again: Literal["retry", "reparse"] | None = None,
+    first: int | None = None,
 ) -> Manifest:
     """Make `config.delivery.n` rows in the folder `out`, or go on where an earlier start ended.
 
@@ -59,7 +62,8 @@ async def generate(
     its state is `stopped` when the run was drained. Raises UserError for a mistake in the input,
     RunStopped or Denied when the run cannot go on. `again`: make the rows anew out of the journal,
     asking once more for what failed (`retry`), or without a call (`reparse`: after a validator was
-    changed); the new rows take the place of the old ones when they are complete. Cancelling
+    changed); the new rows take the place of the old ones when they are complete. `first`: make so
+    many of n for now; run.toml tells n all the same. Cancelling
     abandons calls under way; however it ends, what was paid for is on disk and the same call
     resumes it.
     """
@@ -67,19 +71,17 @@ async def generate(
     folder = Path(out)
     task = load_task(config.data.task)
     if again != "reparse":
-        check_endpoint(config)
-    config = with_digests(config)
+        await check_endpoint(config)
+    config = with_digests(anchored(config))
     prices = prices_of(config)
     open_folder(folder)
     with Lock(folder):
         async with AsyncExitStack() as stack:
             parts = stack.enter_context(
-                open_parts(config, task, folder, accept_task_change=accept_task_change, again=again)
+                open_parts(config, task, folder, first, accept=accept_task_change, again=again)
             )
             offline = again == "reparse"
-            url: str | None = NOWHERE
-            if not offline:
-                url = await stack.enter_async_context(endpoint(config, task))
+            url = NOWHERE if offline else await stack.enter_async_context(endpoint(config, task))
             hear = say or (lambda _line: None)
             purse = Purse(config.delivery.budget, parts.ledger, prices, say=hear)
             chains = Chains(addresses(config, url), config.delivery.timeouts, purse)
@@ -97,7 +99,7 @@ async def generate(
             manifest = run.manifest(final=True)
             tell_end(event, parts, manifest)
             if control.error is not None and manifest.state != "complete":
-                raise control.error
+                raise explained(control.error, config, task, simulated=run.simulated)
             return manifest
 
 
@@ -133,7 +135,8 @@ class _Run:
         self.event: Event = no_event
         self.prices: Mapping[Role, Prices] = {}
         data, task, generation = config.data, parts.rows.task, parts.found.generation
-        self.simulated = data.model == SIMULATED_MODEL
+        self.holds_simulated = holds_simulated(parts.folder)
+        self.simulated = self.holds_simulated or data.model == SIMULATED_MODEL
         self.rows_per_seed = parts.rows_per_seed
         self.block_size = data.correction.per_call or task.correction.per_call
         self.context_demand = Demand(
@@ -225,7 +228,7 @@ class _Run:
             self.say("files are missing or changed: they are made again from the journal")
         if self.committer.done:
             return
-        breakers = chains.open(asker, patience_s)
+        breakers = chains.open(asker, patience_s, self.say)
         self.stats.endpoint = lambda: chains.state
         self.stats.in_flight = lambda: chains.in_flight
         self.stats.limits = chains.views
@@ -309,12 +312,15 @@ class _Run:
             self.stats,
             retry_before=parts.found.retry_before,
             generation_at=parts.found.generation_at,
-            offline=self.offline,
+            # Who has all rows asks nothing, at whatever address.
+            offline=self.offline or self.committer.done,
         )
 
     def _announce(self) -> None:
         probed = self.chains.probed
-        self.simulated = self.stats.simulated = any(one.simulated for one in probed.values())
+        # Where a run moves to another endpoint, the rows that it has stay what they are.
+        simulated = self.holds_simulated or any(one.simulated for one in probed.values())
+        self.simulated = self.stats.simulated = simulated
         if self.simulated:
             self.say(SIMULATED_NOTICE)
         for role, one in probed.items():
@@ -354,9 +360,10 @@ class _Run:
         scope.cancel()
 
     async def _keep_manifest(self) -> None:
+        meter = Meter(self.stats)
         while True:
             await anyio.sleep(MANIFEST_EVERY_S)
-            publish(self.parts, self.manifest(final=False))
+            publish(self.parts, replace(self.manifest(final=False), now=for_onlookers(meter)))
 
     def manifest(self, *, final: bool) -> Manifest:
         """What the folder holds at the last checkpoint."""

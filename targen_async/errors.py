@@ -3,6 +3,7 @@
 TargenError
 ├── UserError      mend the input and start again                       exit 2
 ├── RunStopped     the run cannot go on; what is paid for is on disk    exit 1
+│   └── Starved        what is answered makes no rows
 ├── ChatError      one call failed
 │   ├── RateLimited    wait, then repeat; the request is not to blame
 │   ├── Unavailable    back off, then repeat; the request is not to blame
@@ -25,6 +26,10 @@ class UserError(TargenError):
 
 class RunStopped(TargenError):
     """The run cannot go on. What was paid for is in the journal and the run can be resumed."""
+
+
+class Starved(RunStopped):
+    """The endpoint answers, and its answers make no contexts, no seeds or no rows of a label."""
 
 
 class ChatError(TargenError):

@@ -7,25 +7,23 @@ be chosen.
 
 import math
 import random
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import anyio
 from msgspec import Struct
-from msgspec.structs import replace
 
 from targen_async.config import Budget, Prices, RunConfig
-from targen_async.control import RunControl
-from targen_async.course import Course, Sums, spent
+from targen_async.course import Course, Range, Sums, range_of, spent
 from targen_async.errors import UserError
 from targen_async.ledger import Role
 from targen_async.manifest import Manifest
+from targen_async.pace import Allowed, Pace, allowed_by
 from targen_async.pilot import Pilot, read_pilot
-from targen_async.prices import prices_of
+from targen_async.prices import models_of, prices_of
 from targen_async.records import StageName
-from targen_async.rundir import JOURNAL, MANIFEST, read_manifest, write_config
+from targen_async.rundir import JOURNAL, MANIFEST, read_manifest
 from targen_async.stats import Stats
 from targen_async.tasks import Task, load_task
 
@@ -34,16 +32,6 @@ PILOT_CALLS = 8
 PILOT_SHARE = 0.02
 MOST_PILOT_ROWS = 200
 DRAWS = 1000
-OUTSIDE = 0.01
-"""Share of the draws left out at each end of a range: with what the model of a run leaves out, at
-least nine of ten runs end inside."""
-SAMPLE_EVERY_S = 0.02
-
-
-class Range(Struct, frozen=True, kw_only=True):
-    low: float
-    likely: float
-    high: float
 
 
 class Estimate(Struct, frozen=True, kw_only=True):
@@ -61,8 +49,14 @@ class Estimate(Struct, frozen=True, kw_only=True):
     tokens: Range | None
     usd: Range | None
     """None where a price is not known, too."""
-    seconds: Range
-    """From now on. Low: as many calls at once as allowed; high: at the pilot's pace."""
+    usd_part: Range | None
+    """Of the models whose price is known, where another's is not."""
+    unpriced: list[str]
+    """The models whose price is not known."""
+    seconds: Range | None
+    """From now on; None: not known."""
+    seconds_hold: str
+    """What the time rests on, or why it is not known."""
     stages: dict[StageName, Range]
     """Requests by stage."""
     budget: Budget
@@ -83,16 +77,36 @@ class Estimate(Struct, frozen=True, kw_only=True):
                 f"(prompt {_count(self.prompt_tokens.likely)}, "
                 f"completion {_count(self.completion_tokens.likely)})"
             )
-        if self.usd is not None:
-            said.append(f"  cost      {_span(self.usd, _usd)}")
-        elif self.tokens is not None:
-            said.append("  cost      not known: no price for the model; see delivery.prices_file")
-        said.append(f"  time      {_span(self.seconds, _duration)}")
+        said += self._cost()
+        if self.seconds is not None:
+            said.append(f"  time      {_span(self.seconds, _duration)}, {self.seconds_hold}")
+        else:
+            said.append(f"  time      not known: {self.seconds_hold}")
         said += self._caps()
         said.append(
-            "  ranges hold in about nine runs of ten; the same command without --estimate goes on"
+            f"  {self._held()} end within their range in about nine runs of ten; "
+            "the same command without --estimate goes on"
         )
         return said
+
+    def _cost(self) -> list[str]:
+        if self.usd is not None:
+            return [f"  cost      {_span(self.usd, _usd)}"]
+        if self.tokens is None:
+            return []
+        names = " and ".join(map(repr, self.unpriced))
+        mend = "docs/endpoints.md tells how to name one"
+        if self.usd_part is None:
+            return [f"  cost      not known: no price for {names}; {mend}"]
+        return [
+            f"  cost      not known: {_span(self.usd_part, _usd)}, and there is no price for "
+            f"{names}; {mend}"
+        ]
+
+    def _held(self) -> str:
+        if self.usd is not None:
+            return "requests, tokens and cost"
+        return "requests and tokens" if self.tokens is not None else "requests"
 
     def _caps(self) -> list[str]:
         caps: list[tuple[str, float | None, Range | None]] = [
@@ -115,8 +129,8 @@ class Generate(Protocol):
         config: RunConfig,
         out: Path | str,
         *,
-        control: RunControl | None = None,
         stats: Stats | None = None,
+        first: int | None = None,
     ) -> Awaitable[Manifest]: ...
 
 
@@ -136,14 +150,13 @@ async def estimate(
     out: Path | str,
     *,
     generate: Generate,
-    control: RunControl | None = None,
     stats: Stats | None = None,
-) -> Estimate | None:
+) -> tuple[Manifest, Estimate | None]:
     """Run the pilot in `out` and extrapolate from it to `config.delivery.n`.
 
-    Afterwards run.toml holds `config`, so that a start without flags makes all rows. None: the
-    pilot was stopped before its end. Raises what `generate` raises, and UserError where the folder
-    already aims at n.
+    Returns the pilot's manifest too. However it ends, run.toml holds `config`, so that a start
+    without flags makes all rows. None: the pilot was stopped before its end. Raises what `generate`
+    raises, and UserError where the folder already aims at n.
     """
     folder, task = Path(out), load_task(config.data.task)
     begun = int(read_manifest(folder)["n"]) if (folder / MANIFEST).exists() else 0
@@ -154,49 +167,17 @@ async def estimate(
         )
     prices = prices_of(config)
     stats = stats or Stats()
-    pilot = replace(config, delivery=replace(config.delivery, n=pilot_rows(config, task, begun)))
+    first = pilot_rows(config, task, begun)
     pace = Pace()
     async with anyio.create_task_group() as group:
         group.start_soon(pace.watch, stats)
-        manifest = await generate(pilot, folder, control=control, stats=stats)
+        manifest = await generate(config, folder, stats=stats, first=first)
         group.cancel_scope.cancel()
     if manifest.state != "complete":
-        return None
-    write_config(folder, config)
-    return extrapolate(config, task, read_pilot(folder / JOURNAL, task), prices, pace)
-
-
-class Pace:
-    """How fast the pilot's calls came back. By Little's law a call takes as long, on average, as
-    the calls in flight, summed over time, divided by the calls that came back."""
-
-    def __init__(self) -> None:
-        self.busy_s = 0.0
-        """Calls in flight times seconds."""
-        self.calls = 0
-        self.seconds = 0.0
-
-    async def watch(self, stats: Stats) -> None:
-        """Look again and again, until cancelled."""
-        started = before = time.monotonic()
-        while True:
-            await anyio.sleep(SAMPLE_EVERY_S)
-            now = time.monotonic()
-            self.busy_s += stats.in_flight() * (now - before)
-            self.seconds, before = now - started, now
-            self.calls = sum(stage.done for stage in stats.stages.values())
-
-    def rest(self, requests: Range, config: RunConfig) -> Range:
-        """Seconds for so many more calls."""
-        limits = config.delivery.limits
-        call_s = self.busy_s / self.calls if self.calls else 0.0
-        fastest = requests.low * call_s / limits.max_in_flight
-        slowest = requests.high * (self.seconds / self.calls if self.calls else 0.0)
-        if limits.requests_per_minute:
-            fastest = max(fastest, 60 * requests.low / limits.requests_per_minute)
-            slowest = max(slowest, 60 * requests.high / limits.requests_per_minute)
-        slowest = max(slowest, fastest)
-        return Range(low=fastest, likely=math.sqrt(fastest * slowest), high=slowest)
+        return manifest, None
+    allowed = allowed_by(config, stats.limits())
+    pilot = read_pilot(folder / JOURNAL, task)
+    return manifest, extrapolate(config, task, pilot, prices, pace, allowed)
 
 
 def extrapolate(
@@ -205,6 +186,7 @@ def extrapolate(
     pilot: Pilot,
     prices: Mapping[Role, Prices],
     pace: Pace,
+    allowed: Sequence[Allowed],
 ) -> Estimate:
     """From the pilot to the whole run, by drawing what is not known many times over."""
     luck = random.Random(0)
@@ -213,38 +195,42 @@ def extrapolate(
     draws = [course.draw(luck) for _ in range(DRAWS)]
     calls = [call for one in pilot.stages.values() for call in one.calls]
     known = any(call.usage for call in calls)
-    priced = known and all(call.role in prices for call in calls)
+    asked = list(dict.fromkeys(call.role for call in calls))
+    priced = [role for role in asked if role in prices]
+    whole_price = known and len(priced) == len(asked)
+    part_price = known and 0 < len(priced) < len(asked)
+    models = models_of(config)
 
     def whole(measure: Callable[[Sums], float], *, told: bool = True) -> Range | None:
-        return _range([measure(one) for one in draws], measure(so_far)) if told else None
+        return range_of([measure(one) for one in draws], measure(so_far)) if told else None
 
-    rest = _range([one.requests for one in draws], 0)
+    def part(one: Sums) -> float:
+        return sum(one.usd_of(role, prices[role]) for role in priced)
+
+    at_once = config.delivery.limits.max_in_flight
+    time = pace.rest(draws, allowed, at_once=at_once, counted=known)
     return Estimate(
         n=config.delivery.n,
         pilot_rows=sum(pilot.plan.accepted.values()),
         pilot_calls=len(calls),
-        pilot_usd=so_far.usd(prices) if priced else None,
-        requests=_range([one.requests for one in draws], so_far.requests),
+        pilot_usd=so_far.usd(prices) if whole_price else None,
+        requests=range_of([one.requests for one in draws], so_far.requests),
         prompt_tokens=whole(lambda one: one.prompt, told=known),
         completion_tokens=whole(lambda one: one.completion, told=known),
         tokens=whole(lambda one: one.tokens, told=known),
-        usd=whole(lambda one: one.usd(prices), told=priced),
-        seconds=pace.rest(rest, config),
+        usd=whole(lambda one: one.usd(prices), told=whole_price),
+        usd_part=whole(part, told=part_price),
+        unpriced=list(
+            dict.fromkeys(models.get(role, role) for role in asked if role not in prices)
+        ),
+        seconds=time.seconds,
+        seconds_hold=time.words,
         stages={
-            stage: _range([one.calls.get(stage, 0.0) for one in draws], so_far.calls[stage])
+            stage: range_of([one.calls.get(stage, 0.0) for one in draws], so_far.calls[stage])
             for stage in so_far.calls
         },
         budget=config.delivery.budget,
     )
-
-
-def _range(draws: list[float], spent: float) -> Range:
-    ordered = sorted(draws)
-
-    def at(share: float) -> float:
-        return spent + ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-    return Range(low=at(OUTSIDE), likely=at(0.5), high=at(1 - OUTSIDE))
 
 
 def _span(one: Range, show: Callable[[float], str]) -> str:

@@ -92,9 +92,13 @@ FLAGS: dict[str, tuple[str, dict[str, Any]]] = {
             "help": "have answers sent piece by piece, for proxies that cut idle connections",
         },
     ),
+    "--thinking-tokens": (
+        "delivery.thinking_tokens",
+        {"type": int, "metavar": "N", "help": "room to think, in each call (default: found out)"},
+    ),
     "--fallback": (
         "data.fallback_model",
-        {"metavar": "MODEL", "help": "asked where the model refuses a request or is away"},
+        {"metavar": "MODEL", "help": "asked where the model refuses, is away or out of credit"},
     ),
     "--max-usd": (
         "delivery.budget.max_usd",
@@ -117,6 +121,9 @@ FLAGS: dict[str, tuple[str, dict[str, Any]]] = {
         {"type": float, "metavar": "SECONDS", "help": "silence to bear (default: 3600)"},
     ),
 }
+
+NAMES = {dotted: flag for flag, (dotted, _) in FLAGS.items()}
+"""The flag that sets a key."""
 
 
 def add_generate(commands: Any, run: Callable[[argparse.Namespace], int]) -> None:  # noqa: ANN401

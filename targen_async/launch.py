@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from targen_async.config import SIMULATED_MODEL, RunConfig, load
 from targen_async.control import RunControl
 from targen_async.engine import Say, generate
 from targen_async.errors import UserError
-from targen_async.estimate import estimate
+from targen_async.estimate import Estimate, estimate
 from targen_async.manifest import Manifest
 from targen_async.outlets import Outlets, open_outlets
 from targen_async.rundir import RUN_TOML
@@ -27,14 +27,16 @@ INTERRUPTED = "interrupted"
 
 
 def config_from_options(
-    options: argparse.Namespace, dotted_flags: Sequence[str]
+    options: argparse.Namespace, flags: Mapping[str, str]
 ) -> tuple[RunConfig, Path]:
-    """The configuration: a run that exists, or --config, with the given flags laid over it."""
+    """The configuration: a run that exists, or --config, with the given flags laid over it.
+
+    `flags`: the dotted key that each sets, and its name.
+    """
     overrides: list[tuple[str, Any]] = [
-        (dotted, value)
-        for dotted in dotted_flags
-        if (value := getattr(options, dotted)) is not None
+        (dotted, value) for dotted in flags if (value := getattr(options, dotted)) is not None
     ]
+    said = {dotted: flags[dotted] for dotted, _ in overrides}
     if options.task is not None:
         folder = Path(options.task)
         # A folder is meant wherever the run is gone on with from.
@@ -42,7 +44,10 @@ def config_from_options(
         overrides.append(("data.task", given))
     if options.exclude:
         overrides.append(("data.exclude", [{"file": file} for file in options.exclude]))
-    overrides += [_setting(text) for text in options.set]
+        said["data.exclude"] = "--exclude"
+    settings = [_setting(text) for text in options.set]
+    overrides += settings
+    said |= {dotted: "--set" for dotted, _ in settings}
     out: Path | None = options.out
     if out is None and options.task is not None:
         out = Path("runs") / Path(options.task).resolve().name
@@ -53,7 +58,7 @@ def config_from_options(
         base = out / RUN_TOML
     if options.simulate:
         overrides.append(("data.model", SIMULATED_MODEL))
-    config = load(base, overrides)
+    config = load(base, overrides, said)
     begun = base == out / RUN_TOML
     _check_endpoint(options, config, named=begun or _names_model(base))
     return config, out
@@ -107,8 +112,8 @@ def run_generate(
 ) -> int:
     """Run with progress on stderr; returns the exit code. Ctrl-C drains, twice stops now."""
     control, stats = RunControl(), Stats()
-    manifest: list[Manifest] = []
-    lines: list[str] = []
+    made: list[Manifest] = []
+    told: list[Estimate] = []
 
     async def main(outlets: Outlets) -> None:
         async with anyio.create_task_group() as group:
@@ -116,16 +121,19 @@ def run_generate(
             async with outlets.attend(stats, config.delivery.metrics_port):
                 make = partial(
                     generate,
+                    control=control,
+                    stats=stats,
                     say=outlets.say,
                     event=outlets.event,
                     accept_task_change=accept_task_change,
                     again=again,
                 )
                 if estimated:
-                    told = await estimate(config, out, generate=make, control=control, stats=stats)
-                    lines.extend(told.lines() if told else [])
+                    manifest, found = await estimate(config, out, generate=make, stats=stats)
+                    told.extend([found] if found else [])
                 else:
-                    manifest.append(await make(config, out, control=control, stats=stats))
+                    manifest = await make(config, out)
+                made.append(manifest)
             group.cancel_scope.cancel()
 
     with open_outlets(config.delivery, quiet=quiet, as_json=as_json, log_file=log_file) as outlets:
@@ -135,18 +143,17 @@ def run_generate(
             cause = _only(error) if isinstance(error, BaseExceptionGroup) else error
             outlets.failed(cause, out)
             raise cause from None
-        if manifest:
-            outlets.end(manifest[0], out)
-    for line in lines:
-        print(line)
-    if lines or (manifest and manifest[0].state == "complete"):
+        if made and (told or as_json or not estimated):
+            outlets.end(made[0], out, estimate=told[0] if told else None)
+    if made and made[0].state == "complete":
         return 0
     if control.draining == INTERRUPTED:
         more = f"targen {again} {out}" if again else f"targen generate --out {out}"
-        print(f"interrupted; `{more}` goes on from here", file=sys.stderr)
+        makes = f" and makes all {config.delivery.n:,} rows" if estimated else ""
+        print(f"interrupted; `{more}` goes on from here{makes}", file=sys.stderr)
         return 130
-    if again == "reparse" and manifest:
-        missing = f"{manifest[0].n - manifest[0].delivered} rows are missing"
+    if again == "reparse" and made:
+        missing = f"{made[0].n - made[0].delivered} rows are missing"
         print(f"{missing}: `targen generate --out {out}` makes them", file=sys.stderr)
     return 1
 

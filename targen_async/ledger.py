@@ -263,6 +263,21 @@ def spent_usd(usage: Mapping[Role, Usage], prices: Mapping[Role, Prices]) -> flo
     return sum(usd_of(one, prices[role]) for role, one in usage.items() if role in prices)
 
 
+def at_most_usd(asked: Mapping[Role, Totals], prices: Mapping[Role, Prices]) -> float | None:
+    """The most that all calls may have cost, as the caps count it: usage as reported, the worst
+    case of answers without one and of calls in doubt. None where a price is not known."""
+    charged = [role for role, one in asked.items() if one.charged != Usage()]
+    if not asked or any(role not in prices for role in charged):
+        return None
+    usd = 0.0
+    for role, one in asked.items():
+        if role in prices:
+            usd += usd_of(one.usage, prices[role])
+            usd += worst_usd_of(one.without_usage_worst, prices[role])
+            usd += worst_usd_of(one.in_doubt_worst, prices[role])
+    return usd
+
+
 def _less(a: Usage, b: Usage) -> Usage:
     return Usage(
         prompt_tokens=a.prompt_tokens - b.prompt_tokens,

@@ -114,8 +114,13 @@ def _head(progress: Progress, width: int, ascii_only: bool) -> list[Text]:
 
 def _why(progress: Progress, width: int) -> list[Text]:
     if not progress.why:
-        out = progress.in_flight
-        return [Text("moving" if out is None else f"moving: {calls(out)} out", style=GOOD)]
+        moving = "moving"
+        if progress.in_flight:
+            moving += f": {calls(progress.in_flight)} out"
+        elif in_line := sum(view.waiting for view in progress.limits):
+            # At a slow rate nothing is out between two calls.
+            moving += f": {calls(in_line)} in line"
+        return [Text(moving, style=GOOD)]
     mark, style = ("", "bold") if is_calm(progress.why) else ("! ", BAD)
     told = Text(f"{mark}{one_line(progress.why)}", style=style)
     if told.cell_len <= width:
@@ -170,7 +175,7 @@ def _stages(progress: Progress, width: int) -> list[Text]:
 
 def _limits(progress: Progress, width: int) -> list[Text]:
     rows = [_limit(view) for view in progress.limits]
-    head = ("endpoint", "in flight", "requests/min", "tokens/min", "429s", "in line")
+    head = ("endpoint", "in flight", "requests, 60 s", "tokens, 60 s", "429s", "in line")
     return table(head, rows, width) if rows else []
 
 
@@ -280,6 +285,8 @@ def _cost(progress: Progress, width: int) -> list[Text]:
         money = f"{usd(cost.usd)} so far"
         if cost.usd_projected is not None:
             money += f", about {usd(cost.usd_projected)} in all"
+    elif cost.usd_at_most is not None:
+        money = f"at most {usd(cost.usd_at_most)} so far; answers came without a count"
     lines = [_line("cost", f"{money}; {tokens} tokens")]
     if lines[0].cell_len > width:
         lines = [_line("cost", money), _line("tokens", tokens)]

@@ -10,6 +10,8 @@ from typing import Self
 from targen_async.errors import UserError
 
 LOCK = "lock"
+SOMEBODY = "another process"
+"""Of whom the lock does not say more."""
 
 
 class Lock:
@@ -26,7 +28,7 @@ class Lock:
             holder = os.pread(self._fd, 200, 0).decode("utf-8", "replace").strip()
             os.close(self._fd)
             raise UserError(
-                f"{self._path.parent} is in use by {holder or 'another process'}; "
+                f"{self._path.parent} is in use by {holder or SOMEBODY}; "
                 "wait for it, or choose another --out"
             ) from error
         os.ftruncate(self._fd, 0)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
+from targen_async.chat.mask import hide, longest_first
 from targen_async.errors import UserError
 from targen_async.progress import Progress, is_calm
 from targen_async.stats import LimitView
@@ -24,7 +25,7 @@ WAITING_AFTER_S = 10.0
 """A wait that is shorter is no event."""
 STORM_FROM = 20
 """So many 429s within a minute are an event, at most one a minute."""
-_SHORTEST_SECRET = 6
+_SHORTEST_UNNAMED = 6
 _SECRET_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 _LOOKS_SECRET = re.compile(
     r"(?i:\b(?:bearer|basic)\s+)[\w.~+/=-]{6,}|\b(?:sk|pk|rk)-[\w-]{8,}|(?<=://)[^\s/@]+:[^\s/@]+@"
@@ -45,12 +46,12 @@ def no_event(_level: Level, _name: str, /, **_fields: object) -> None:
 
 def secrets_in(environment: Mapping[str, str], names: Iterable[str] = ()) -> set[str]:
     """Values of the environment that are never to be shown: of variables so called, and of
-    `names`."""
+    `names`, however short."""
     named = set(names)
     return {
         value
         for name, value in environment.items()
-        if len(value) >= _SHORTEST_SECRET and (name in named or _SECRET_NAMES.search(name))
+        if name in named or (len(value) >= _SHORTEST_UNNAMED and _SECRET_NAMES.search(name))
     }
 
 
@@ -59,8 +60,7 @@ class Log:
 
     def __init__(self, path: Path | None, secrets: Iterable[str] = ()) -> None:
         """`path` None: stderr. Raises UserError when the file cannot be written."""
-        # The longest first: one secret may be a part of another.
-        self._secrets = sorted(secrets, key=len, reverse=True)
+        self._secrets = longest_first(secrets)
         if path is None:
             self._fd, self._ours = sys.stderr.fileno(), False
             return
@@ -74,8 +74,9 @@ class Log:
     def event(self, level: Level, name: str, /, **fields: object) -> None:
         """Write one event. A log that cannot be written stops no run."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line = {"at": now, "level": level, "event": name, **fields}
-        data = json.dumps({key: self._safe(value) for key, value in line.items()}) + "\n"
+        line: dict[str, object] = {"at": now, "level": level, "event": name}
+        line |= {key: self._safe(value) for key, value in fields.items()}
+        data = json.dumps(line) + "\n"
         with suppress(OSError):
             os.write(self._fd, data.encode())
 
@@ -98,9 +99,7 @@ class Log:
         return text if len(text) <= MOST_TEXT else text[: MOST_TEXT - 3] + "..."
 
     def _hidden(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, _HIDDEN)
-        return _LOOKS_SECRET.sub(_HIDDEN, text)
+        return _LOOKS_SECRET.sub(_HIDDEN, hide(text, self._secrets, _HIDDEN))
 
 
 # ---- what can be seen from outside

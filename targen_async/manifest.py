@@ -2,24 +2,29 @@
 
 import platform
 from collections.abc import Mapping
+from functools import reduce
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
 from msgspec import Struct, to_builtins
 
 from targen_async.config import Prices, RunConfig
-from targen_async.ledger import Role, spent_usd
+from targen_async.errors import UserError
+from targen_async.ledger import Role, Totals, at_most_usd, spent_usd
 from targen_async.opening import Parts
 from targen_async.records import Usage, add_usage
 from targen_async.rundir import MANIFEST, ShardSeal, read_manifest, write_manifest
 from targen_async.slots import balance
+from targen_async.state import JUDGED_AGAIN
 
 FORMAT = 1
 State = Literal["running", "complete", "stopped"]
 
 
 class Tokens(Struct, frozen=True, kw_only=True):
-    """Tokens as the endpoint counted them, and US dollars where prices are known."""
+    """Tokens as the endpoint counted them, and US dollars where prices are known and every answer
+    was counted."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -51,6 +56,9 @@ class Manifest(Struct, frozen=True, kw_only=True):
     model: str
     n: int
     delivered: int
+    models: dict[str, int] = {}
+    """Rows in the shards by the model that wrote them, as served. Empty where they were not counted
+    from the first on: in a merged folder, or one begun by an earlier version."""
     surplus: int
     balance: dict[str, int]
     transitions: dict[str, dict[str, int]]
@@ -62,6 +70,9 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """What the dollars were reckoned with; empty where no price is known."""
     wasted: Tokens
     """Part of `spent` that bought no row: answers asked again and rows rejected."""
+    usd_at_most: float | None = None
+    """The most that it may have cost, as the caps count it: with the worst case of answers without
+    a count and of calls in doubt. None where a price is not known."""
     in_doubt: Tokens
     """On top of `spent`, at worst: calls that were sent and whose answer never arrived."""
     remaking: dict[str, Any] | None
@@ -76,6 +87,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Of seeds from a corpus: the file, its digest, and how many of its texts can be used."""
     waiting_for: str
     """While it runs: the row key that the next commit waits for."""
+    now: dict[str, Any] | None = None
+    """While it runs: what it told people last, as a line of `--json`; for who looks on."""
     versions: dict[str, str]
     config: dict[str, Any]
 
@@ -93,12 +106,9 @@ def make_manifest(
 ) -> Manifest:
     """The manifest of an open run at its last checkpoint."""
     commit, plan, task = parts.state, parts.plan, parts.rows.task
-    totals = parts.ledger.totals()
-    wasted = Usage()
-    for usage in commit.counts.wasted.values():
-        wasted = add_usage(wasted, usage)
-    spent = {role: one.usage for role, one in parts.ledger.by_role().items()}
-    doubt = {role: one.in_doubt_worst for role, one in parts.ledger.by_role().items()}
+    totals, asked = parts.ledger.totals(), parts.ledger.by_role()
+    spent, in_doubt = spent_of(asked, prices)
+    models = dict(sorted(commit.counts.models.items()))
     return Manifest(
         format=FORMAT,
         state=state,
@@ -111,6 +121,7 @@ def make_manifest(
         model=config.data.model,
         n=plan.state.n,
         delivered=plan.delivered,
+        models=models if sum(models.values()) == plan.delivered else {},
         surplus=parts.gate.surplus_count(),
         balance=balance(plan.state.accepted, plan.labels),
         transitions=commit.counts.transitions,
@@ -122,10 +133,11 @@ def make_manifest(
             in_doubt=totals.in_doubt,
             served_without_usage=totals.without_usage,
         ),
-        spent=tokens(totals.usage, spent, prices),
+        spent=spent,
+        usd_at_most=at_most_usd(asked, prices),
         prices=dict(prices),
-        wasted=tokens(wasted, {"generator": wasted}, prices),
-        in_doubt=tokens(totals.in_doubt_worst, doubt, prices),
+        wasted=tokens(_wasted(commit.counts.wasted), prices, known=spent.usd is not None),
+        in_doubt=in_doubt,
         remaking=None,
         generation=len(parts.found.generations),
         shards=commit.files.shards,
@@ -141,13 +153,32 @@ def make_manifest(
     )
 
 
-def tokens(usage: Usage, by_role: Mapping[Role, Usage], prices: Mapping[Role, Prices]) -> Tokens:
-    """The sum `usage`, and what its parts cost."""
+def _wasted(by_cause: Mapping[str, Usage]) -> dict[Role, Usage]:
+    wasted: dict[Role, Usage] = {"generator": Usage(), "judge": Usage()}
+    for cause, usage in by_cause.items():
+        role: Role = "judge" if cause == JUDGED_AGAIN else "generator"
+        wasted[role] = add_usage(wasted[role], usage)
+    return wasted
+
+
+def spent_of(asked: Mapping[Role, Totals], prices: Mapping[Role, Prices]) -> tuple[Tokens, Tokens]:
+    """What was spent, and what is in doubt on top of it."""
+    counted = not any(one.without_usage for one in asked.values())
+    spent = {role: one.usage for role, one in asked.items()}
+    doubt = {role: one.in_doubt_worst for role, one in asked.items()}
+    return tokens(spent, prices, known=counted), tokens(doubt, prices)
+
+
+def tokens(
+    by_role: Mapping[Role, Usage], prices: Mapping[Role, Prices], *, known: bool = True
+) -> Tokens:
+    """The sum of the parts, and what they cost if that is `known`."""
+    usage = reduce(add_usage, by_role.values(), Usage())
     return Tokens(
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
         cached_prompt_tokens=usage.cached_prompt_tokens,
-        usd=spent_usd(by_role, prices),
+        usd=spent_usd(by_role, prices) if known else None,
     )
 
 
@@ -168,13 +199,22 @@ def _identity_broken_by(parts: Parts) -> list[str]:
     return reasons
 
 
+def holds_simulated(folder: Path) -> bool:
+    """Are there simulated rows in the folder, by the manifest of an earlier start?"""
+    try:
+        told = read_manifest(folder)
+    except UserError:
+        return False
+    return bool(told.get("simulated") and told["delivered"])
+
+
 def publish(parts: Parts, manifest: Manifest) -> None:
     """Write the manifest beside its rows; where they stand apart, what they cost is told above."""
     write_manifest(parts.place, manifest)
     if parts.place == parts.folder or not (parts.folder / MANIFEST).exists():
         return
     above, told = read_manifest(parts.folder), to_builtins(manifest)
-    above |= {name: told[name] for name in ("calls", "spent", "in_doubt", "prices")}
+    above |= {name: told[name] for name in ("calls", "spent", "usd_at_most", "in_doubt", "prices")}
     generation = parts.found.generation
     why = generation.why if generation else ""
     above["remaking"] = {"why": why, "n": told["n"], "delivered": told["delivered"]}

@@ -212,6 +212,9 @@ def _cost(stats: Stats) -> Iterable[str]:
     yield _metric("tokens_total", "counter", about, tokens)
     if cost.usd is not None:
         yield _metric("cost_usd", "gauge", "US dollars over all starts.", [({}, cost.usd)])
+    if cost.usd_at_most is not None:
+        about = "US dollars, with the worst case of what was not counted or is still out."
+        yield _metric("cost_usd_at_most", "gauge", about, [({}, cost.usd_at_most)])
     if cost.usd_projected is not None:
         about = "US dollars at the end of the run, at what rows have cost so far."
         yield _metric("cost_usd_projected", "gauge", about, [({}, cost.usd_projected)])

@@ -62,13 +62,16 @@ def open_parts(
     config: RunConfig,
     task: Task,
     folder: Path,
+    first: int | None = None,
     *,
-    accept_task_change: bool,
+    accept: bool,
     again: Literal["retry", "reparse"] | None,
 ) -> Iterator[Parts]:
     """Open or begin the run in `folder`; the caller holds its lock. Closes everything at the end.
 
-    `again`: have the rows made anew. A generation that is complete is put in its place.
+    `again`: have the rows made anew. A generation that is complete is put in its place. `accept`:
+    go on with a changed task. `first`: so many of the n rows are wanted for now; run.toml has n, so
+    that a later start makes them all.
 
     Nothing is touched before the run is known to be the one that was begun here. Raises UserError
     when it is another, RunStopped when the journal is damaged.
@@ -82,7 +85,7 @@ def open_parts(
         found = recover(journal.path, journal, ledger)
         if found.opened is None or ledger.untouched:
             _begin(config, task, journal, found)
-        changed = _check_identity(config, task, folder, found, accept_task_change)
+        changed = _check_identity(config, task, folder, found, accept)
         corpus, material = stack.enter_context(
             open_material(config, task, folder, rows_per_seed=rows_per_seed)
         )
@@ -92,8 +95,9 @@ def open_parts(
         stack.callback(gate.close)
         files = Files(place, state.files, config.delivery.rows_per_shard)
         stack.callback(files.close)
-        if not found.targets or found.targets[-1].n != config.delivery.n:
-            found.targets.append(Target(slot=state.plan.watermark, n=config.delivery.n))
+        n = first or config.delivery.n
+        if not found.targets or found.targets[-1].n != n:
+            found.targets.append(Target(slot=state.plan.watermark, n=n))
             journal.append(Kind.TARGET, msgspec.msgpack.encode(found.targets[-1]))
         write_config(folder, config)
         yield Parts(

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
@@ -11,9 +11,11 @@ from msgspec import Struct, field
 from rich.console import Console
 
 from targen_async.config import Delivery
+from targen_async.estimate import Estimate
 from targen_async.log import Level, Log, Observer, secrets_in
 from targen_async.manifest import Manifest
 from targen_async.metrics import HOST, serve_metrics
+from targen_async.presets import presets, secrets_of
 from targen_async.stats import Stats
 from targen_async.terminal import JsonLines, Show, print_summary, show_progress, tell
 
@@ -50,10 +52,12 @@ class Outlets(Struct, frozen=True, kw_only=True):
             await stack.enter_async_context(show_progress(stats, self.console, others=shows))
             yield
 
-    def end(self, manifest: Manifest, folder: Path) -> None:
-        """The summary, or the last object of the JSON lines."""
+    def end(self, manifest: Manifest, folder: Path, *, estimate: Estimate | None = None) -> None:
+        """The estimate or the summary, or the last object of the JSON lines."""
         if self.json_lines:
-            self.json_lines.end(manifest, folder)
+            self.json_lines.end(manifest, folder, estimate=estimate)
+        elif estimate is not None:
+            print("\n".join(estimate.lines()))
         else:
             print_summary(manifest, folder, time.monotonic() - self.began)
 
@@ -69,11 +73,7 @@ def open_outlets(
     delivery: Delivery, *, quiet: bool, as_json: bool, log_file: Path | None
 ) -> Iterator[Outlets]:
     """The outlets that were asked for. Raises UserError when the log cannot be written."""
-    names = {delivery.api_key_env, *_named_by(delivery.headers)}
-    for other in (delivery.judge, delivery.fallback):
-        if other is not None:
-            names |= {other.api_key_env or "", *_named_by(other.headers)}
-    secrets = secrets_in(os.environ, names)
+    secrets = _secrets(delivery)
     logs = [Log(log_file, secrets)] if log_file else []
     logs += [Log(None, secrets)] if as_json else []
     try:
@@ -87,5 +87,12 @@ def open_outlets(
             log.close()
 
 
-def _named_by(headers: Mapping[str, str]) -> set[str]:
-    return {value[1:] for value in headers.values() if value.startswith("$")}
+def _secrets(delivery: Delivery) -> set[str]:
+    """What no line may hold: keys, and what headers and proxies have from the environment."""
+    variables = {kind.api_key_env for kind in presets().values()}
+    found: set[str] = set()
+    for place in (delivery, delivery.judge, delivery.fallback):
+        if place is not None:
+            variables.add(place.api_key_env or "")
+            found |= secrets_of(place.headers, place.proxy)
+    return found | secrets_in(os.environ, variables)

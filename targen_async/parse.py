@@ -17,6 +17,15 @@ from targen_async.records import ChatResult
 from targen_async.tasks import NO_LABEL
 
 _BULLET = re.compile(r"\s*(?:\d{1,4}[.)]|[-*\u2022])\s+(.*\S)")
+_DECLINES = re.compile(
+    r"\W*(?:(?:oh|hi|hello|unfortunately)\W+)?(?:"
+    r"(?:i\W?m|i am|we are|we\W?re)?\s*(?:\w+ )?(?:sorry|afraid)\b"
+    r"|i (?:must |have to )?(?:apologi[sz]e|decline|refuse)\b"
+    r"|my apologies|as an ai\b"
+    r"|(?:i|we)\s?(?:can ?not|can\W?t|could not|will not|won\W?t)\b"
+    r"|(?:i\W?m|i am|we\W?re|we are) (?:unable|not able|not allowed)\b)",
+    re.I,
+)
 _FENCE = re.compile(r"^```[a-zA-Z]*\s*\n(.*?)\n?```\s*$", re.DOTALL)
 
 
@@ -115,6 +124,12 @@ def answer_text(result: ChatResult) -> str:
     if not result.text.strip():
         raise ParseError("the answer is empty", kind="empty")
     return result.text
+
+
+def declines(text: str) -> bool:
+    """Does a text that could not be read begin like the refusal of a model that has no field to
+    refuse in? A guess, in English."""
+    return _DECLINES.match(text) is not None
 
 
 def read(text: str, form: Form) -> Any:  # noqa: ANN401

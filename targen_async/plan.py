@@ -12,7 +12,7 @@ from random import Random
 
 from msgspec import Struct, field
 
-from targen_async.errors import RunStopped
+from targen_async.errors import Starved
 
 STARVED_TRIES = 200
 STARVED_YIELD = 0.02
@@ -249,7 +249,7 @@ class RowPlan:
     def commit(self, slot: int, planned: str, usable: str | None) -> None:
         """Slot by slot in order: what came of it (None: no usable row). May plan a wave.
 
-        Raises RunStopped when a label's yield shows that it will never be filled.
+        Raises Starved when a label's yield shows that it will never be filled.
         """
         state = self.state
         state.watermark = slot + 1
@@ -265,7 +265,7 @@ class RowPlan:
         tried = self.state.tried[label]
         got = sum(row.get(label, 0) for row in self.state.moved.values())
         if tried >= STARVED_TRIES and got < STARVED_YIELD * tried and self.wants(label):
-            raise RunStopped(
+            raise Starved(
                 f"label {label!r} starves: {tried} tries gave {got} usable rows; read "
                 "rejected.jsonl and failures.jsonl, then mend the task's templates or choose "
                 "another model"

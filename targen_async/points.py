@@ -11,7 +11,8 @@ from msgspec import Struct
 from targen_async.config import Data
 from targen_async.control import Demand
 from targen_async.distinct import DistinctGate, normalised
-from targen_async.errors import RunStopped
+from targen_async.errors import Starved
+from targen_async.journal import NEEDS_CALL
 from targen_async.pipeline import Incoming, Send
 from targen_async.plan import cell, context_key, seed_key
 from targen_async.records import (
@@ -35,7 +36,7 @@ from targen_async.validators import UNFIT
 MAX_PER_CALL = 10_000
 """Texts of one seed call that are looked at; also the stride of seed ids."""
 BARREN_CALLS = 25
-"""So many seed calls in a row without one new seed stop the run."""
+"""So many answers with seeds in a row without a new one stop the run."""
 
 
 class SeedStart(Struct, frozen=True, kw_only=True):
@@ -143,12 +144,52 @@ class Contexts:
         if not self.accepted:
             last = self.notes[-1] if self.notes else None
             reason = last.message if isinstance(last, Failure) else ""
-            raise RunStopped(
+            raise Starved(
                 f"{self._most_calls} questions for contexts, each put up to three times, brought "
                 "none that can be used"
                 + (f" (the last: {reason})" if reason else "")
                 + "; look at `targen render` and at what the model answers in failures.jsonl"
             )
+
+
+class _Barren:
+    """Answers with seeds that brought nothing new, one after another. Questions that failed are
+    counted where they are asked."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._answers = self._repeated = self._unfit = 0
+        self._problem = ""
+
+    def text(self, problem: str | None) -> None:
+        """A text is not passed on: its problem, or else that there was one like it before."""
+        if problem is None:
+            self._repeated += 1
+        else:
+            self._unfit += 1
+            self._problem = problem
+
+    def answer(self, failure: Failure | None, *, fresh: bool) -> None:
+        """Raises Starved where there were too many."""
+        if fresh:
+            self._begin()
+        elif failure is None or failure.kind == NEEDS_CALL:
+            self._answers += 1
+        if self._answers < BARREN_CALLS:
+            return
+        brought = f"{BARREN_CALLS} questions for seeds in a row brought nothing"
+        if self._repeated > self._unfit:
+            raise Starved(
+                f"{brought} new: the model repeats itself; ask for more contexts (--contexts) or "
+                "with a higher --temperature, in a new --out"
+            )
+        why = f"the last text: {self._problem}" if self._unfit else "the lists are empty"
+        raise Starved(
+            f"{brought} that can be used ({why}); read rejected.jsonl, then mend the task's "
+            "template for seeds or choose another model"
+        )
 
 
 class Seeds:
@@ -168,6 +209,7 @@ class Seeds:
         self._gate = gate
         self._demand = demand
         self._start = start
+        self._barren = _Barren()
         self.notes: list[Note] = []
         """What was refused since the last seed that was passed on."""
         self.wasted = Usage()
@@ -196,7 +238,6 @@ class Seeds:
         window: dict[int, SeedAnswer] = {}
         due = self._start.call
         made = self._start.index
-        barren = 0
         async for answer in incoming:
             window[answer.call.index] = answer
             while due in window:
@@ -223,12 +264,7 @@ class Seeds:
                     )
                     self.notes, self.wasted = [], Usage()
                     made += 1
-                barren = 0 if positions else barren + 1
-                if barren == BARREN_CALLS:
-                    raise RunStopped(
-                        f"{BARREN_CALLS} questions for seeds in a row brought nothing new; ask for "
-                        "more contexts (`data.contexts`) or read failures.jsonl"
-                    )
+                self._barren.answer(answer.failure, fresh=bool(positions))
 
     def _fresh(self, answer: SeedAnswer) -> list[int]:
         """Positions of the usable new seeds of an answer."""
@@ -243,6 +279,7 @@ class Seeds:
             if problem is None and self._gate.new_seed(id_, text):
                 positions.append(position)
                 continue
+            self._barren.text(problem)
             key = f"{seed_key(self._rows.task.name, answer.call.index)}/{position}"
             self.notes.append(_refusal("seeds", key, text, problem))
         return positions

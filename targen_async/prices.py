@@ -59,7 +59,18 @@ def load_table(own: Path | None = None) -> Table:
 
 
 def entry_of(model: str, table: Table) -> Entry | None:
-    """The entry for `model`: of the first file that has one, its exact name before a beginning."""
+    """The entry for `model`: of the first file that has one, its exact name before a beginning.
+
+    Gateways write the maker before the name: what no file has as it stands is looked up by the
+    part after its last `/`, as gpt-4o-mini for openai/gpt-4o-mini.
+    """
+    found = _entry_named(model, table)
+    if found is None and "/" in model:
+        found = _entry_named(model.rpartition("/")[2], table)
+    return found
+
+
+def _entry_named(model: str, table: Table) -> Entry | None:
     for entries in table:
         for entry in entries:
             if model in entry.names:
@@ -93,27 +104,43 @@ def models_of(config: RunConfig) -> dict[Role, str]:
 
 
 def prices_of(config: RunConfig) -> dict[Role, Prices]:
-    """Role to its price, where it is known. `delivery.prices` are those of the generator's model.
+    """Role to its price, where it is known. `delivery.prices` are those of the generator's model;
+    where they tell only a part, its price is not known.
 
     Raises UserError for a table that cannot be read, and where `max_usd` is to bind a model of
     which no price is known.
     """
     delivery = config.delivery
     own = delivery.prices
-    named = bool(own.usd_per_million_prompt_tokens or own.usd_per_million_completion_tokens)
     table = load_table(Path(delivery.prices_file) if delivery.prices_file else None)
     prices: dict[Role, Prices] = {}
     for role, model in models_of(config).items():
-        price = own if named and model == config.data.model else price_of(model, table)
+        ours = own != Prices() and model == config.data.model
+        price = price_of(model, table) if not ours else None if _missing(own) else own
         if price is not None:
             prices[role] = price
         elif delivery.budget.max_usd is not None:
-            raise UserError(
-                f"`max_usd` cannot bind: what {model!r} costs is not known; name it in a table "
-                "(`delivery.prices_file`, in the form of targen_async/prices.toml)"
-                + (" or in `delivery.prices`" if model == config.data.model else "")
-            )
+            raise UserError(f"`max_usd` cannot bind: {_unpriced(model, config)}")
     return prices
+
+
+def _missing(own: Prices) -> list[str]:
+    """Which of the two prices that everybody pays are not told."""
+    names = ("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens")
+    return [name for name in names if not getattr(own, name)]
+
+
+def _unpriced(model: str, config: RunConfig) -> str:
+    """Why the price of `model` is not known, and the mend."""
+    own, ours = config.delivery.prices, model == config.data.model
+    if ours and own != Prices():
+        lacking = " and ".join(f"`{name}`" for name in _missing(own))
+        return f"`delivery.prices` tells only a part of what {model!r} costs; add {lacking}"
+    return (
+        f"what {model!r} costs is not known; name it in a table of your own "
+        "(`--set delivery.prices_file=FILE`; docs/endpoints.md shows its form)"
+        + (" or in `delivery.prices`" if ours else "")
+    )
 
 
 def _read(path: Path) -> tuple[Entry, ...]:

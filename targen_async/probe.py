@@ -5,7 +5,8 @@ one leaves out; each call's outcome is in the journal, so that a resumed run ask
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
 from typing import Any, Protocol, get_args
 
 import msgspec
@@ -13,15 +14,20 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from targen_async.ask import Asker, memo_of
-from targen_async.chat.wire import OPENAI, Dialect, SchemaKind, request_fields
+from targen_async.chat.thinking import LEAST_ROOM
+from targen_async.chat.wire import OPENAI, Dialect, SchemaKind, cut_in_thought, request_fields
 from targen_async.config import SIMULATED_MODEL, Data
 from targen_async.errors import RunStopped
 from targen_async.journal import NO_SCHEMA
 from targen_async.parse import list_form
 from targen_async.records import ChatRequest, ChatResult, Failure, Message
 
-# Wide enough for a model that thinks before it speaks.
+# Wide enough for a model that thinks a little before it speaks.
 _MAX_TOKENS = 512
+# A greeting takes few thoughts, a task more.
+_ROOM_PER_THOUGHT = 4
+_ROOM_STEP = 1024
+_MOST_ROOM = 32_768
 _MOST_CALLS = 12
 _SYSTEM = "You are polite."
 # In prose this is no JSON: a model that gives JSON all the same was held to the schema.
@@ -57,6 +63,9 @@ class Probed(Struct, frozen=True, kw_only=True):
     dialect: Dialect
     model: str
     """As served."""
+    thinking_tokens: int = 0
+    """Room for thoughts that each call should have; 0 where it does not think, or where it is
+    configured how much."""
 
     @property
     def plain(self) -> bool:
@@ -75,6 +84,11 @@ class Probed(Struct, frozen=True, kw_only=True):
             lines.append("the endpoint takes no JSON schema: answers are asked for in words")
         if self.dialect.system == "user":
             lines.append("the endpoint takes no system message: its text goes into the user's")
+        if self.thinking_tokens:
+            lines.append(
+                f"the model thinks before it answers: {self.thinking_tokens:,} tokens are added to "
+                "max_tokens in each call; --thinking-tokens sets another number"
+            )
         return tuple(lines)
 
 
@@ -91,47 +105,99 @@ async def probe(
     *,
     model: str | None = None,
     role: str = "",
+    place: str = "",
     start: Dialect = OPENAI,
+    thinking_tokens: int | None = None,
 ) -> Probed | None:
     """Find the dialect, beginning with `start`, and leave it in `speaker`. None: the run stopped.
 
     `model` is asked for instead of the generator's; `role` tells endpoints of one run apart
-    (`judge`, `fallback`). A schema is asked for in the ways of `SchemaKind`, one after another
-    where one is refused; where it is taken and ignored (200 and prose), in words. Fields that a
-    refusal names are left out, or called by their other name. Raises RunStopped when even the
-    plain call is refused.
+    (`judge`, `fallback`), and `place` the addresses that one of them had: another is asked anew. A
+    schema is asked for in the ways of `SchemaKind`, one after another where one is refused; where
+    it is taken and ignored (200 and prose), in words. Fields that a refusal names are left out, or
+    called by their other name. `thinking_tokens`: room for thoughts, as configured. An answer that
+    was cut in thought is asked for once more, with room. Raises RunStopped when even the plain call
+    is refused.
     """
     search = _Search(start, stream=speaker.stream)
+    told = [role] if role else []
+    if place:
+        told.append(blake2b(place.encode(), digest_size=4).hexdigest())
+    if speaker.stream:
+        told.append("stream")
+
+    def question(room: int) -> ChatRequest:
+        key = f"{task_name}/probe"
+        return _question(key, data, model or data.model, told, search.dialect, room)
+
     refused: list[tuple[ChatRequest, Failure]] = []
-    served: ChatResult | None = None
-    while served is None:
-        speaker.dialect = search.dialect
-        asked = _question(f"{task_name}/probe", data, model or data.model, role, search.dialect)
+    served = await _served(asker, speaker, search, lambda: question(thinking_tokens or 0), refused)
+    if served is None:
+        return None
+    found = _room_for(served)
+    if cut_in_thought(served):
+        told.append("room")
+        asked = question(thinking_tokens or LEAST_ROOM)
         answer = await asker.answer("probe", asked, bury=False)
         if answer is None:
             return None
         if isinstance(answer, ChatResult):
             served = answer
-            if not search.dialect.plain and not _obeys(answer):
-                search.dialect = replace(search.dialect, schema="plain")
+            found = _room_for(served)
         else:
-            refused.append((asked, answer))
-            if len(refused) == _MOST_CALLS or not search.learn(asked, answer.message):
-                raise RunStopped(
-                    f"the endpoint refuses the simplest call: {answer.message}; check --base-url "
-                    "and start again, or check --model (another model wants a new --out)"
-                )
+            found = 0
+            if not asker.offline:
+                refused.append((asked, answer))
+    if not search.dialect.plain and not _obeys(served):
+        search.dialect = replace(search.dialect, schema="plain")
     speaker.dialect = search.dialect
     for asked, failure in refused:
         # Remembered only now: an endpoint that refused them all may be mended, and is asked again.
         if failure.kind != NO_SCHEMA:
             asker.bury(asked, replace(failure, kind=NO_SCHEMA))
-    return Probed(dialect=search.dialect, model=served.model)
+    room = found if thinking_tokens is None else 0
+    return Probed(dialect=search.dialect, model=served.model, thinking_tokens=room)
 
 
-def _question(key: str, data: Data, model: str, role: str, dialect: Dialect) -> ChatRequest:
-    """A call as the run will make them. Its key names the dialect, as its memo must differ."""
-    parts = [role] if role else []
+async def _served(
+    asker: Asker,
+    speaker: Speaker,
+    search: "_Search",
+    question: Callable[[], ChatRequest],
+    refused: list[tuple[ChatRequest, Failure]],
+) -> ChatResult | None:
+    """Ask in one dialect after another until one is answered; the others go into `refused`."""
+    while True:
+        speaker.dialect = search.dialect
+        asked = question()
+        answer = await asker.answer("probe", asked, bury=False)
+        if answer is None or isinstance(answer, ChatResult):
+            return answer
+        refused.append((asked, answer))
+        if len(refused) == _MOST_CALLS or not search.learn(asked, answer.message):
+            raise RunStopped(
+                f"the endpoint refuses the simplest call: {answer.message}; check --base-url "
+                "and start again, or check --model (another model wants a new --out)"
+            )
+
+
+def _room_for(answer: ChatResult) -> int:
+    """What calls should have beside their answers, by what this one thought."""
+    thought = answer.thought_tokens
+    if cut_in_thought(answer):
+        thought = max(thought, answer.usage.completion_tokens if answer.usage else 0, _MAX_TOKENS)
+    if not thought:
+        return 0
+    wanted = -(-_ROOM_PER_THOUGHT * thought // _ROOM_STEP) * _ROOM_STEP
+    return min(max(wanted, LEAST_ROOM), _MOST_ROOM)
+
+
+def _question(
+    key: str, data: Data, model: str, told: list[str], dialect: Dialect, room: int
+) -> ChatRequest:
+    """A call as the run will make them. Its key names whom it is put to (`told`) and the dialect,
+    as its memo must differ; `room` is no part of it."""
+    parts = list(told)
     if dialect.schema != OPENAI.schema:
         parts.append(dialect.schema)
     if dialect.max_tokens_field != OPENAI.max_tokens_field:
@@ -154,7 +220,7 @@ def _question(key: str, data: Data, model: str, role: str, dialect: Dialect) -> 
         schema_name=None if dialect.plain else f"{key.partition('/')[0]}-probe",
         json_schema=None if dialect.plain else _FORM.schema,
     )
-    return replace(request, memo=memo_of(request))
+    return replace(request, memo=memo_of(request), max_tokens=_MAX_TOKENS + room)
 
 
 class _Search:

@@ -37,7 +37,8 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     json_schema: Mapping[str, Any] | None = None
     """None asks for plain text."""
     memo: bytes = bytes(16)
-    """Digest of the plan key and everything that is sent: what the journal knows the call by."""
+    """Digest of the plan key and of what is asked: what the journal knows the call by. Of a
+    question that is put in words, for want of a schema, it is that of the question with one."""
 
 
 class Usage(Struct, frozen=True, kw_only=True):
@@ -80,6 +81,9 @@ class ChatResult(Struct, frozen=True, kw_only=True):
     attempts: int = 1
     rate_limits: RateLimits | None = None
     """None where the endpoint says nothing of them."""
+    thought_tokens: int = 0
+    """What it thought before it spoke, as the endpoint counts it; where thoughts are only shown, a
+    fourth of their letters."""
 
 
 class Failure(Struct, frozen=True, kw_only=True):

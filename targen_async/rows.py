@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct, to_builtins
+from msgspec.structs import replace
 
 from targen_async.chat.wire import decode_completion
 from targen_async.config import SIMULATED_MODEL, Data
@@ -248,7 +249,8 @@ class Rows:
                 model=result.model,
                 task_version=self.task.version,
                 templates={name: self._templates[name] for name in used},
-                usage=share(result.usage, self.task.rows_per_call),
+                # What a cache held hangs on what else was asked just then: no row tells of it.
+                usage=replace(share(result.usage, self.task.rows_per_call), cached_prompt_tokens=0),
             ),
         )
 
@@ -265,7 +267,9 @@ def share(usage: Usage | None, rows: int) -> Usage:
     """A row's share of a call that wrote several."""
     usage = usage or Usage()
     return Usage(
-        prompt_tokens=usage.prompt_tokens // rows, completion_tokens=usage.completion_tokens // rows
+        prompt_tokens=usage.prompt_tokens // rows,
+        completion_tokens=usage.completion_tokens // rows,
+        cached_prompt_tokens=usage.cached_prompt_tokens // rows,
     )
 
 

@@ -111,7 +111,8 @@ _OURS = {
 
 def write_config(folder: Path, config: RunConfig) -> None:
     """Write run.toml: for people, and for a start without flags. The journal knows better."""
-    write_atomically(folder / RUN_TOML, configuration.dump(config).encode())
+    text = configuration.dump(configuration.anchored(config))
+    write_atomically(folder / RUN_TOML, text.encode())
 
 
 def read_config(folder: Path) -> RunConfig:

@@ -7,8 +7,9 @@ from random import Random
 
 import anyio
 from msgspec import Struct
+from msgspec.structs import replace
 
-from targen_async.ask import ASKS, CALL_FAULTS, Asked, Asker, Refused
+from targen_async.ask import ASKS, CALL_FAULTS, Asked, Asker, Refused, memo_of
 from targen_async.config import Data
 from targen_async.journal import Items
 from targen_async.parse import Form, answer_text, read_list, read_verdicts
@@ -73,18 +74,26 @@ class Steps:
         self._plain = plain
         self._plain_judge = plain_judge
         self._labels = "\n".join(f"- {name}: {about}" for name, about in rows.task.labels.items())
-        self._question = self.request(self.correction_prompt([]), "", 0)
+        self._question = self._asked(self.correction_prompt([]), "", 0)
         self.seeds_per_call = data.seeds_per_context or rows.task.seeds.per_call
 
     # ---- requests
 
     def request(self, prompt: Prompt, key: str, number: int) -> ChatRequest:
         """The number-th asking of a question: another number is another random seed."""
+        request = self._asked(prompt, key, number)
+        request = replace(request, memo=memo_of(request))
+        if not (self._plain_judge if prompt.stage == "correction" else self._plain):
+            return request
+        # Its memo stays: a run that goes on elsewhere knows what was answered, in either form.
+        system, user = request.messages
+        words = f"\n\nAnswer with one JSON object and nothing else: {prompt.form.example}"
+        messages = (system, Message(role="user", content=user.content + words))
+        return replace(request, messages=messages, json_schema=None)
+
+    def _asked(self, prompt: Prompt, key: str, number: int) -> ChatRequest:
         template = self._task.template(prompt.stage, prompt.variant)
         text = template.render({"description": self._task.description, **prompt.values})
-        plain = self._plain_judge if prompt.stage == "correction" else self._plain
-        if plain:
-            text += f"\n\nAnswer with one JSON object and nothing else: {prompt.form.example}"
         parts = (self._task.name, prompt.stage, prompt.variant)
         asked = f"{key}~{number}" if number else key
         return ChatRequest(
@@ -99,7 +108,7 @@ class Steps:
             max_tokens=prompt.max_tokens,
             seed=seed_of(self._data.random_seed, asked),
             schema_name="-".join(part for part in parts if part),
-            json_schema=None if plain else prompt.form.schema,
+            json_schema=prompt.form.schema,
         )
 
     def contexts_prompt(self, call: ContextCall) -> Prompt:

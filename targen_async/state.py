@@ -9,6 +9,9 @@ from targen_async.points import SeedStart
 from targen_async.records import Usage
 from targen_async.rundir import FilesState
 
+JUDGED_AGAIN = "judged_again"
+"""Waste of the judge's, whose price may be another."""
+
 
 class Counts(Struct, kw_only=True):
     """What the manifest tells of the committed prefix."""
@@ -19,8 +22,10 @@ class Counts(Struct, kw_only=True):
     """By stage and reason, as `instances.duplicate`; rows over a quota are counted apart."""
     failed: dict[str, int] = field(default_factory=dict)
     """By stage and kind, as `seeds.malformed`."""
+    models: dict[str, int] = field(default_factory=dict)
+    """Rows in the shards by the model that wrote them, as served."""
     wasted: dict[str, Usage] = field(default_factory=dict)
-    """Tokens that bought no row: `asked_again` and `rejected`."""
+    """Tokens that bought no row: `asked_again`, `judged_again` and `rejected`."""
 
 
 class CommitState(Struct, kw_only=True):

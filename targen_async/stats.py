@@ -18,7 +18,8 @@ class StageStats(Struct):
 
 
 class LimitView(Struct, frozen=True, kw_only=True):
-    """One endpoint's limits at a glance. Rates are of the last minute; None: no such limit."""
+    """One endpoint's limits at a glance. Rates are what went out in the last 60 s; None: no such
+    limit."""
 
     name: str
     """What the endpoint is asked for: `generator`, `judge` or `fallback`."""
@@ -39,12 +40,14 @@ class LimitView(Struct, frozen=True, kw_only=True):
 
 
 class CostView(Struct, frozen=True, kw_only=True):
-    """Money and tokens so far. `usd` None: no price is known."""
+    """Money and tokens so far. `usd` None: no price is known, or answers came without a count."""
 
     prompt_tokens: int
     cached_prompt_tokens: int
     completion_tokens: int
     usd: float | None
+    usd_at_most: float | None = None
+    """With the worst case of what was not counted or is still out; None: no price is known."""
     usd_projected: float | None
     """At the end of the run, by what rows have cost so far."""
     budget: str

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from targen_async.live import matrix_lines, one_line
+from targen_async.lock import SOMEBODY, lock_holder
 from targen_async.progress import duration, usd
 from targen_async.rundir import FAILURES, MANIFEST, REJECTED
 
@@ -34,8 +35,7 @@ def summary_lines(
     if wall_s is not None:
         lines.append(_line("wall time", f"{duration(wall_s)} (this start)"))
     if raw["state"] != "complete":
-        why = f": {one_line(raw['reason'])}" if raw["reason"] else ""
-        lines.append(_line("state", raw["state"] + why))
+        lines.append(_line("state", state_of(raw, folder)))
     return [
         *lines,
         *_merged(raw),
@@ -50,6 +50,20 @@ def summary_lines(
         _line("cost", _cost(raw)),
         *_rows(raw, folder),
     ]
+
+
+def state_of(raw: Mapping[str, Any], folder: Path) -> str:
+    """How a run stands. A process that was killed could not take back that it works there."""
+    if raw["state"] != "running":
+        reason = f": {one_line(raw['reason'])}" if raw["reason"] else ""
+        return f"{raw['state']}{reason}"
+    holder = lock_holder(folder)
+    if holder is None:
+        return f"no longer running, it was killed: `targen generate --out {folder}` goes on"
+    waits = f", waits for {one_line(raw['waiting_for'])}" if raw["waiting_for"] else ""
+    told = (raw.get("now") or {}).get("why", "")
+    why = f"; {one_line(told)}" if told else ""
+    return f"running: {one_line(holder) or SOMEBODY}{waits}{why}"
 
 
 def written_at(folder: Path) -> datetime:
@@ -101,14 +115,29 @@ def _settings(raw: Mapping[str, Any]) -> str:
 
 
 def _models(raw: Mapping[str, Any], folder: Path) -> str:
-    """The generator and the judge: as asked for, and where they differ as served."""
-    correction = raw["config"].get("data", {}).get("correction", {})
+    """Generator, fallback and judge: as asked for, and where they differ as served; of several
+    that wrote rows, how many each did."""
+    data = raw["config"].get("data", {})
+    correction = data.get("correction", {})
     generators, judges = _served(raw, folder)
     judge = correction.get("model") or raw["model"]
-    text = _as_served(raw["model"], generators)
+    rows = raw.get("models", {})
+    generators = set(rows) or generators
+    if fallback := data.get("fallback_model"):
+        text = f"{one_line(raw['model'])}, fallback {one_line(fallback)}"
+        text += f"; rows by {_shares(rows)}" if rows else ""
+    elif len(rows) > 1:
+        text = f"{one_line(raw['model'])}, served by {_shares(rows)}"
+    else:
+        text = _as_served(raw["model"], generators)
     if correction.get("mode") != "off" and (judge != raw["model"] or judges - generators):
         text += f"; judge {_as_served(judge, judges)}"
     return text
+
+
+def _shares(rows: Mapping[str, int]) -> str:
+    parts = sorted(rows.items())
+    return ", ".join(f"{one_line(name)} ({count} row{'s' * (count > 1)})" for name, count in parts)
 
 
 def _as_served(asked: str, served: set[str]) -> str:
@@ -172,6 +201,8 @@ def _tokens(raw: Mapping[str, Any]) -> str:
 
 def _cost(raw: Mapping[str, Any]) -> str:
     spent, wasted, doubt = raw["spent"]["usd"], raw["wasted"]["usd"], raw["in_doubt"]["usd"]
+    if spent is None and (most := raw.get("usd_at_most")) is not None:
+        return f"not known, as answers came without a count of tokens; at most {usd(most)}"
     if spent is None:
         return "no price is known" if not raw["simulated"] else "none: simulated"
     text = f"{usd(spent)}, of it wasted {usd(wasted or 0.0)}"

@@ -1,12 +1,17 @@
 """What the engine tells of a run: to who looks on (`Stats`), and as events (`Event`)."""
 
+import warnings
+from typing import Any
+
 import anyio
+from msgspec import to_builtins
 
 from targen_async.config import RunConfig
 from targen_async.control import RunControl
 from targen_async.log import Event, Level
 from targen_async.manifest import Manifest
 from targen_async.opening import Parts
+from targen_async.progress import Meter
 from targen_async.stats import Stats
 
 CHECKPOINT_EVERY_S = 60.0
@@ -58,6 +63,17 @@ def tell_end(event: Event, parts: Parts, manifest: Manifest) -> None:
         usd=manifest.spent.usd,
         **_counts(parts),
     )
+
+
+def for_onlookers(meter: Meter) -> dict[str, Any] | None:
+    """What the manifest tells of this moment; None where that cannot be told, which is no reason
+    to end a run that was paid for."""
+    try:
+        told: dict[str, Any] = to_builtins(meter.progress())
+    except Exception as error:
+        warnings.warn(f"the manifest does not say what goes on: {error!r}", stacklevel=1)
+        return None
+    return told
 
 
 def _counts(parts: Parts) -> dict[str, int]:

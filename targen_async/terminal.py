@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from targen_async.errors import UserError
+from targen_async.estimate import Estimate
 from targen_async.live import LiveView, one_line, visible
-from targen_async.lock import lock_holder
+from targen_async.lock import SOMEBODY, lock_holder
 from targen_async.manifest import Manifest
 from targen_async.progress import Meter, Progress, calls, duration, usd
 from targen_async.records import Instance
-from targen_async.rundir import read_manifest
+from targen_async.rundir import MANIFEST, RUN_TOML, read_manifest
 from targen_async.shards import read_shards
 from targen_async.stats import Stats
 from targen_async.summary import simulated, summary_lines, transition_lines, written_at
@@ -60,10 +62,9 @@ async def _show(stats: Stats, console: Console, shows: list[Show]) -> None:
             shows.append(PlainView(console).show)
         while shows:
             await anyio.sleep(_LIVE_EVERY_S)
-            progress = meter.progress()
             for show in tuple(shows):
                 try:
-                    show(progress)
+                    show(meter.progress())
                 except (OSError, ValueError):
                     # ValueError: the stream was closed. Who no longer listens stops no run.
                     shows.remove(show)
@@ -116,6 +117,8 @@ def plain_line(progress: Progress) -> str:
         parts.append(f"{refused} times 429")
     if progress.cost and progress.cost.usd is not None:
         parts.append(f"{usd(progress.cost.usd)} so far")
+    elif progress.cost and progress.cost.usd_at_most is not None:
+        parts.append(f"at most {usd(progress.cost.usd_at_most)} so far")
     if progress.why:
         parts.append(one_line(progress.why))
     return "; ".join(parts)
@@ -138,11 +141,22 @@ class JsonLines:
             self._write(msgspec.json.encode(progress))
 
     def end(
-        self, manifest: Manifest | dict[str, Any] | None, folder: Path, *, error: str = ""
+        self,
+        manifest: Manifest | dict[str, Any] | None,
+        folder: Path,
+        *,
+        error: str = "",
+        estimate: Estimate | None = None,
     ) -> None:
         """Write the last object: how the run ended. Raises nothing."""
         place = str(folder).encode("utf-8", "replace").decode()
-        last = {"kind": "end", "folder": place, "error": error, "manifest": manifest}
+        last = {
+            "kind": "end",
+            "folder": place,
+            "error": error,
+            "manifest": manifest,
+            "estimate": estimate,
+        }
         with suppress(OSError, ValueError):
             self._write(msgspec.json.encode(last))
 
@@ -179,28 +193,41 @@ def _print(console: Console, lines: Sequence[str]) -> None:
 
 def print_status(folder: Path, *, as_json: bool) -> int:
     """How far a run is, from its manifest. Exit code 0."""
-    raw = read_manifest(folder)
+    if not as_json and (begun := _just_begun(folder)):
+        _print(standard_output(), [begun])
+        return 0
+    raw = read_told(folder)
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(raw)).decode())
         return 0
     console = standard_output()
     _print(console, summary_lines(raw, folder, when=written_at(folder)))
-    _print(console, [state_line(folder, raw)] if raw["state"] == "running" else [])
     return 0
 
 
-def state_line(folder: Path, raw: dict[str, Any]) -> str:
-    """Who works on a run that its manifest calls running."""
-    holder = lock_holder(folder)
+def read_told(folder: Path) -> dict[str, Any]:
+    """manifest.json. Raises UserError where there is none, with what the folder holds instead."""
+    if begun := _just_begun(folder):
+        raise UserError(begun)
+    if (folder / RUN_TOML).exists() and not (folder / MANIFEST).exists():
+        raise UserError(
+            f"{folder} holds a run that was killed before it told anything ({MANIFEST} is not "
+            f"there): `targen generate --out {folder}` goes on"
+        )
+    return read_manifest(folder)
+
+
+def _just_begun(folder: Path) -> str:
+    """Of a run in its first seconds: who works on it; empty of any other."""
+    holder = None if (folder / MANIFEST).exists() else lock_holder(folder)
     if holder is None:
-        return f"it was killed: `targen generate --out {folder}` goes on"
-    waits = f", waits for {raw['waiting_for']}" if raw["waiting_for"] else ""
-    return f"running: {holder}{waits}"
+        return ""
+    return f"{folder}: running: {holder or SOMEBODY}; it has just begun, and told nothing yet"
 
 
 def print_rows(folder: Path, count: int) -> int:
     """Some rows and the transition table. Exit code 0."""
-    raw = read_manifest(folder)
+    raw = read_told(folder)
     console = standard_output()
     if raw["simulated"]:
         said = f"{simulated(raw)}rows, not from a language model"

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from msgspec import ValidationError, convert
 from msgspec.structs import replace
 from rich.console import Console
 
@@ -16,7 +17,15 @@ from targen_async.lock import LOCK, lock_holder
 from targen_async.progress import Meter, Progress
 from targen_async.rundir import JOURNAL, MANIFEST, NEXT, read_manifest
 from targen_async.stats import CostView, Stats
-from targen_async.terminal import JsonLines, PlainView, is_live, print_status, standard_output
+from targen_async.summary import state_of
+from targen_async.terminal import (
+    JsonLines,
+    PlainView,
+    is_live,
+    print_status,
+    read_told,
+    standard_output,
+)
 
 _EVERY_S = 1.0
 _STILL_AFTER_S = 10.0
@@ -49,9 +58,10 @@ def watch(folder: Path, *, as_json: bool = False, every_s: float = _EVERY_S) -> 
 
 
 def _end(folder: Path, json_lines: JsonLines | None, console: Console) -> int:
-    raw = read_manifest(folder)
+    raw = read_told(folder)
     if json_lines:
-        json_lines.end(raw, folder)
+        killed = raw["state"] == "running"
+        json_lines.end(raw, folder, error=state_of(raw, folder) if killed else "")
     else:
         print_status(folder, as_json=False)
         if (folder / NEXT).is_dir():
@@ -73,20 +83,18 @@ class _Watched:
     def look(self, holder: str) -> tuple[Progress, list[Note]]:
         """The run as its files tell, and what else there is to say of it."""
         place = self._folder / NEXT
-        made_anew = (place / MANIFEST).is_file()
+        if not (place / MANIFEST).is_file():
+            place = self._folder
         try:
-            raw = read_manifest(place if made_anew else self._folder)
+            raw = read_manifest(place)
         except UserError:
             # It has not been written yet, or was moved just now.
             raw = {}
-        self._fill(raw, place if made_anew else self._folder)
+        self._fill(raw, place)
         size = self._journal_size()
-        progress = replace(
-            self._meter.progress(),
-            elapsed_s=round(self._elapsed_s(), 3),
-            in_flight=None,
-            why=self._why(raw),
-        )
+        progress = self._told(raw, place) or replace(self._meter.progress(), in_flight=None)
+        why = progress.why or self._why(raw)
+        progress = replace(progress, elapsed_s=round(self._elapsed_s(), 3), why=why)
         notes = [("journal", f"{size / 1000:,.0f} kB"), ("running", holder)]
         if raw:
             counts = raw["calls"]
@@ -96,6 +104,17 @@ class _Watched:
             anew = "the rows are made anew; those of before stand until the new ones are complete"
             notes.append((f"{NEXT}/", anew))
         return progress, notes
+
+    def _told(self, raw: Mapping[str, Any], place: Path) -> Progress | None:
+        """What the process itself told last; None where that is of an earlier one, or unknown."""
+        told = raw.get("now")
+        if told is None or _written_at(place / MANIFEST) <= _written_at(self._folder / LOCK):
+            return None
+        try:
+            return convert(told, Progress)
+        except ValidationError:
+            # Of another version.
+            return None
 
     def _fill(self, raw: Mapping[str, Any], place: Path) -> None:
         if not raw:
@@ -124,10 +143,7 @@ class _Watched:
 
     def _elapsed_s(self) -> float:
         """Since the process that works there took the lock."""
-        try:
-            return max(time.time() - (self._folder / LOCK).stat().st_mtime, 0.0)
-        except OSError:
-            return 0.0
+        return max(time.time() - (_written_at(self._folder / LOCK) or time.time()), 0.0)
 
     def _why(self, raw: Mapping[str, Any]) -> str:
         if not raw:
@@ -139,6 +155,14 @@ class _Watched:
         return f"nothing came in for {still_s:.0f} s{waits}"
 
 
+def _written_at(path: Path) -> float:
+    """On the clock of `time.time`; 0.0 where there is no such file."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def _cost(raw: Mapping[str, Any]) -> CostView:
     spent = raw["spent"]
     money = spent["usd"]
@@ -148,6 +172,7 @@ def _cost(raw: Mapping[str, Any]) -> CostView:
         cached_prompt_tokens=spent.get("cached_prompt_tokens", 0),
         completion_tokens=spent["completion_tokens"],
         usd=money,
+        usd_at_most=raw.get("usd_at_most"),
         usd_projected=money / share if money is not None and share else None,
         budget="",
     )

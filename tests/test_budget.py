@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from targen_async.budget import Budgeted, Purse, cost_view
+from targen_async.chains import Chain, addresses
 from targen_async.chat import Recorder
 from targen_async.chat.limit import Limited
-from targen_async.chat.retry import Drained
-from targen_async.config import Budget, Prices
+from targen_async.chat.retry import Breaker, Drained
+from targen_async.config import Budget, Data, Delivery, Prices, RunConfig, Timeouts
 from targen_async.errors import ParseError, RateLimited, RunStopped, ServerFault, Unavailable
 from targen_async.ledger import Ledger, Role, worst_of
 from targen_async.records import ChatRequest, ChatResult, Usage
@@ -310,8 +311,7 @@ def test_after_waiting_the_gate_is_asked_again(tmp_path: Path) -> None:
         if ended:
             raise Drained("no new calls")
 
-    inner = Budgeted(steady, purse, "generator", gate=gate)
-    client = Limited(inner, gate=gate, max_in_flight=8)
+    client = Budgeted(Limited(steady, gate=gate, max_in_flight=8), purse, "generator")
 
     async def main() -> None:
         nonlocal ended
@@ -325,6 +325,56 @@ def test_after_waiting_the_gate_is_asked_again(tmp_path: Path) -> None:
 
     run(main())
     assert steady.calls == 1
+
+
+def test_a_call_that_waits_for_room_takes_no_slot_and_is_not_slow(tmp_path: Path) -> None:
+    """What waits for the budget is no sign of a crowded endpoint."""
+    worst = worst_of(request())
+    cap = 2 * (worst.prompt_tokens + worst.completion_tokens) + 20
+    purse, _ = purse_of(tmp_path, max_tokens=cap)
+    config = RunConfig(
+        data=Data(task="cb", model="m"), delivery=Delivery(base_url="http://127.0.0.1:9/v1")
+    )
+    chain = Chain(addresses(config, None)[0], Timeouts(), purse)
+    steady = Steady(purse.recorder("generator"))
+    chain.speaker = steady  # type: ignore[assignment]
+    client = chain.open(Breaker(give_up_after_s=10))
+
+    async def main() -> None:
+        calls = [asyncio.create_task(client.complete(request())) for _ in range(6)]
+        await asyncio.sleep(0.5)
+        assert chain.limited is not None
+        assert (chain.limited.in_flight, chain.limited.waiting) == (2, 0)
+        assert purse.held
+        await asyncio.gather(*calls)
+
+    run(main())
+    assert steady.calls == 6
+
+
+def test_room_is_kept_for_calls_that_stand_in_line(tmp_path: Path) -> None:
+    """None of them comes to its turn for nothing, as it would have paid for the rate by then."""
+    purse, _ = purse_of(tmp_path, max_requests=5)
+    steady = Steady(purse.recorder("generator"))
+    limited = Limited(steady, gate=None, max_in_flight=8, requests_per_minute=60)
+    client = Budgeted(limited, purse, "generator")
+    stopped: list[str] = []
+
+    async def one() -> None:
+        try:
+            await client.complete(request())
+        except RunStopped as error:
+            stopped.append(str(error))
+
+    async def main() -> None:
+        calls = [asyncio.create_task(one()) for _ in range(8)]
+        await asyncio.sleep(0.5)
+        assert limited.waiting + limited.in_flight == 5
+        assert purse.held == "", "it is the rate that holds them"
+        await asyncio.gather(*calls)
+
+    run(main())
+    assert (steady.calls, len(stopped)) == (5, 3)
 
 
 def test_a_server_that_counts_more_than_can_be_is_told_once(tmp_path: Path) -> None:

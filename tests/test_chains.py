@@ -1,11 +1,22 @@
 """Which address, key and headers each role gets: what was meant for one host stays there."""
 
+import asyncio
+from pathlib import Path
+
 import msgspec
 import pytest
+from msgspec.structs import replace
 
-from targen_async.chains import Address, addresses
+from targen_async.ask import Asker
+from targen_async.chains import Address, Fallback, WithFallback, addresses
 from targen_async.config import Data, Delivery, Endpoint, RunConfig
-from targen_async.errors import UserError
+from targen_async.control import RunControl
+from targen_async.errors import Rejected, ServerFault, TargenError, UserError
+from targen_async.journal import Journal
+from targen_async.ledger import Ledger
+from targen_async.records import ChatRequest, ChatResult, Failure
+from targen_async.stats import Stats
+from tests.chat.helpers import request, result
 
 ENVIRONMENT = {"OPENAI_API_KEY": "first", "JUDGE_KEY": "second", "ORG": "org-secret"}
 
@@ -61,3 +72,47 @@ def test_the_key_that_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(UserError, match=r"no API key.*OPENAI_API_KEY"):
         addresses(RunConfig(data=Data(task="cb", model="writer")), None)
+
+
+# ---- a fallback
+
+
+class Fails:
+    def __init__(self, error: TargenError) -> None:
+        self.error = error
+
+    async def complete(self, request: ChatRequest) -> ChatResult:
+        raise self.error
+
+
+class Serves:
+    async def complete(self, request: ChatRequest) -> ChatResult:
+        return replace(result(request.key), model=request.model)
+
+
+BROKE = ServerFault("it broke the connection; 7 times, while other requests were served")
+
+
+def test_a_call_that_alone_goes_on_breaking_is_a_failure_and_not_the_end(tmp_path: Path) -> None:
+    """Its error has no status, as there was no answer: that is no mistake of the user's."""
+
+    async def main() -> None:
+        journal, control = Journal(tmp_path / "journal", reserve_bytes=0), RunControl()
+        asker = Asker(journal, Ledger(journal), {}, control, Stats())
+        asker.client = Fails(BROKE)
+        answer = await asker.answer("instances", request())
+        assert isinstance(answer, Failure) and answer.kind == "exhausted"
+        assert control.draining is None
+        journal.close()
+
+    asyncio.run(main())
+
+
+def test_what_breaks_goes_to_the_fallback_and_what_was_not_sent_does_not() -> None:
+    async def asked(error: TargenError) -> str:
+        second = Fallback(Serves(), "second")
+        return (await WithFallback(Fails(error), second).complete(request())).model
+
+    assert asyncio.run(asked(BROKE)) == "second"
+    with pytest.raises(Rejected, match="too large for the limit"):
+        asyncio.run(asked(Rejected("too large for the limit that is declared")))

@@ -107,7 +107,7 @@ def check_arguments(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch)
         if options.config is not None:
             options.config = ROOT / options.config
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-        config_from_options(options, [dotted for dotted, _ in flags.FLAGS.values()])
+        config_from_options(options, flags.NAMES)
 
 
 def test_the_readme_shows_the_main_commands() -> None:

@@ -1,7 +1,12 @@
 """What a run will take, told from its first rows; and that the run goes on from them."""
 
+import json
 import math
 import random
+import re
+import signal
+import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +16,24 @@ import pytest
 
 from targen_async import RunControl, UserError, generate
 from targen_async.config import Budget, Prices, RunConfig, decode
-from targen_async.course import Course, spent
-from targen_async.estimate import Estimate, Pace, Range, estimate, extrapolate, pilot_rows
+from targen_async.course import Course, Range, Sums, spent
+from targen_async.estimate import Estimate, estimate, extrapolate, pilot_rows
 from targen_async.journal import Intent, Items, Kind
 from targen_async.ledger import Role
+from targen_async.pace import Allowed, Pace, allowed_by
 from targen_async.pilot import Call, Pilot, Seen, read_pilot, stage_of
 from targen_async.plan import RowPlanState, Wave
 from targen_async.prices import prices_of
 from targen_async.records import Usage
 from targen_async.rundir import JOURNAL, read_config
 from targen_async.tasks import load_task
-from tests.running import manifest, simulator
+from tests.running import command, manifest, simulator, targen, wait_for
+from tests.scenes import GENERATOR
 from tests.test_ledger import GPT, begun, body
 
 PRICES: dict[Role, Prices] = {"generator": GPT, "judge": GPT}
 COPA = load_task("copa")
+WHOLE = {"usd_per_million_prompt_tokens": 2, "usd_per_million_completion_tokens": 8}
 
 
 def config(n: int = 400, data: dict[str, Any] | None = None, **delivery: Any) -> RunConfig:
@@ -143,7 +151,7 @@ def sound_pilot() -> Pilot:
 
 def told(n: int, **changes: Any) -> Estimate:
     one = config(n, {"contexts": 10, **changes.pop("data", {})}, **changes)
-    return extrapolate(one, COPA, sound_pilot(), PRICES, Pace())
+    return extrapolate(one, COPA, sound_pilot(), PRICES, Pace(), [])
 
 
 def test_a_faultless_run_is_within_the_range_and_near_its_low_end() -> None:
@@ -178,7 +186,7 @@ def test_rejected_rows_and_repeats_raise_it() -> None:
     plan = pilot.plan
     plan.watermark, plan.tried = 30, dict.fromkeys(COPA.classes, 15)
     clean = told(1000)
-    one = extrapolate(config(1000, {"contexts": 10}), COPA, pilot, PRICES, Pace())
+    one = extrapolate(config(1000, {"contexts": 10}), COPA, pilot, PRICES, Pace(), [])
     assert one.stages["instances"].likely > 1.35 * clean.stages["instances"].likely
 
 
@@ -204,27 +212,140 @@ def test_what_a_person_is_told() -> None:
 
 def test_without_usage_or_price_that_is_said() -> None:
     pilot = sound_pilot()
-    unpriced = extrapolate(config(100), COPA, pilot, {}, Pace())
+    unpriced = extrapolate(config(100), COPA, pilot, {}, Pace(), [])
     assert unpriced.usd is None and unpriced.tokens is not None
-    assert any("no price for the model" in line for line in unpriced.lines())
+    assert unpriced.unpriced == ["targen-simulator"] and unpriced.usd_part is None
+    text = "\n".join(unpriced.lines())
+    assert "cost      not known: no price for 'targen-simulator'; docs/endpoints.md" in text
+    assert "requests and tokens end within their range in about nine runs of ten" in text
     for one in pilot.stages.values():
         one.calls = [msgspec.structs.replace(call, usage=None) for call in one.calls]
-    blind = extrapolate(config(100), COPA, pilot, PRICES, Pace())
+    blind = extrapolate(config(100), COPA, pilot, PRICES, Pace(), [])
     assert blind.tokens is None and blind.usd is None and blind.requests.low > 100
-    assert any("reports no usage" in line for line in blind.lines())
+    text = "\n".join(blind.lines())
+    assert "reports no usage" in text
+    assert "  requests end within their range" in text
+
+
+def test_the_model_without_a_price_is_named_and_the_rest_told() -> None:
+    pilot = sound_pilot()
+    judged = pilot.stages["correction"]
+    judged.calls = [msgspec.structs.replace(call, role="judge") for call in judged.calls]
+    two = config(1000, {"contexts": 10, "model": "gpt-4o", "correction": {"model": "wat"}})
+    whole = extrapolate(two, COPA, pilot, PRICES, Pace(), [])
+    part = extrapolate(two, COPA, pilot, {"generator": GPT}, Pace(), [])
+    assert whole.usd is not None and part.usd is None and part.usd_part is not None
+    assert part.unpriced == ["wat"]
+    # 600 prompt and 200 completion tokens for each of 100 calls to the judge.
+    judge = (600 * 2 + 200 * 8) * 100 / 1e6
+    assert part.usd_part.low == pytest.approx(whole.usd.low - judge, rel=0.05)
+    text = "\n".join(part.lines())
+    assert re.search(r"cost +not known: \$1.* to \$1.*, and there is no price for 'wat';", text)
+
+
+# ---- time
+
+
+def ways(*requests: float, judged: float = 0.0, tokens: float = 0.0) -> list[Sums]:
+    found = []
+    for count in requests:
+        one = Sums()
+        one.count("instances", count, {"generator": 1.0})
+        one.count("correction", judged, {"judge": 1.0})
+        one.add("generator", tokens, 0.0, 0.0)
+        found.append(one)
+    return found
+
+
+def allowed(
+    what: str,
+    per_minute: float,
+    role: Role = "generator",
+    place: str = "here",
+    source: str = "told",
+) -> Allowed:
+    return Allowed(role=role, place=place, what=what, per_minute=per_minute, source=source)
+
+
+def paced() -> Pace:
+    """A call took two seconds, and one came back every 0.4 s."""
+    pace = Pace()
+    pace.busy_s, pace.calls, pace.seconds = 100.0, 50, 20.0
+    return pace
 
 
 def test_time_is_between_all_calls_at_once_and_the_pilots_pace() -> None:
-    pace = Pace()
-    pace.busy_s, pace.calls, pace.seconds = 100.0, 50, 20.0
-    rest = Range(low=1000, likely=1100, high=1200)
-    limits = {"limits": {"max_in_flight": 10}}
-    assert pace.rest(rest, config(**limits)) == Range(
-        low=200, likely=math.sqrt(200 * 480), high=480
+    found = paced().rest(ways(1000, 1200), [], at_once=10, counted=True)
+    assert found.seconds == Range(low=200, likely=math.sqrt(200 * 480), high=480)
+    assert found.words == "if the endpoint keeps its pace: no limit of it is known"
+
+
+def test_time_is_no_less_than_the_known_rates_allow() -> None:
+    """A pilot lives off what a bucket holds, and goes faster than the run can."""
+    slow = allowed("requests", 60)
+    found = paced().rest(ways(1000, 1200), [slow], at_once=10, counted=True)
+    assert found.seconds is not None
+    # At most a minute's worth may have been saved up.
+    assert found.seconds.low == 1000 - 60
+    assert 1200 <= found.seconds.high < 1300
+    assert found.words == "at about 60 requests a minute, by the endpoint's headers"
+    tokens = allowed("tokens", 40_000, source="declared")
+    found = paced().rest(ways(400, tokens=360_000), [slow, tokens], at_once=10, counted=True)
+    assert found.seconds is not None
+    assert found.seconds.low == 540 - 60 and 540 <= found.seconds.high < 600
+    assert found.words == "at 40,000 tokens a minute"
+    fast = allowed("requests", 60_000)
+    found = paced().rest(ways(1000, 1200), [fast], at_once=10, counted=True)
+    assert found.seconds is not None and found.seconds.high == 480
+    assert found.words == "if the endpoint keeps its pace"
+
+
+def test_the_judges_own_limits_count_and_one_address_may_be_one_quota() -> None:
+    judge = allowed("requests", 6, "judge", source="measured")
+    writer = allowed("requests", 60)
+    found = paced().rest(ways(600, judged=60), [writer, judge], at_once=10, counted=True)
+    assert found.seconds is not None
+    assert found.seconds.low == 600 - 60
+    assert 1200 <= found.seconds.high < 1300, "one after the other, at worst"
+    elsewhere = [writer, msgspec.structs.replace(judge, place="there")]
+    found = paced().rest(ways(600, judged=66), elsewhere, at_once=10, counted=True)
+    assert found.seconds is not None and 660 <= found.seconds.high < 720
+    assert found.words == (
+        "if the endpoint keeps to 6 requests a minute of the judge, as measured so far"
     )
-    paced = {"limits": {"max_in_flight": 10, "requests_per_minute": 60}}
-    assert pace.rest(rest, config(**paced)).low == 1000
-    assert Pace().rest(rest, config()).high == 0
+
+
+def test_where_nothing_was_asked_or_counted_the_time_is_not_known() -> None:
+    assert Pace().rest(ways(100), [], at_once=10, counted=True).seconds is None
+    known = Pace().rest(ways(100), [allowed("requests", 60)], at_once=10, counted=True).seconds
+    assert known is not None and known.high >= 100
+    blind = paced().rest(ways(100), [allowed("tokens", 60)], at_once=10, counted=False)
+    assert blind.seconds is None and "counts none" in blind.words
+
+
+def test_rates_are_those_declared_for_each_role_or_learnt_by_the_pilot() -> None:
+    judge = {"base_url": "http://127.0.0.1:2/v1", "limits": {"requests_per_minute": 30}}
+    one = config(
+        400,
+        {"model": "m", "correction": {"model": "j"}},
+        base_url="http://127.0.0.1:1/v1",
+        limits={"tokens_per_minute": 40_000},
+        judge=judge,
+    )
+    told = {(x.role, x.what, x.place): (x.per_minute, x.source) for x in allowed_by(one, [])}
+    assert told == {
+        ("generator", "tokens", "http://127.0.0.1:1/v1"): (40_000, "declared"),
+        ("judge", "requests", "http://127.0.0.1:2/v1"): (30, "declared"),
+    }
+    view = msgspec.structs.replace(GENERATOR, requests_limit=600, tokens_limit=20_000, refused=0)
+    learnt = {(x.role, x.what): (x.per_minute, x.source) for x in allowed_by(one, [view])}
+    assert learnt == {
+        ("generator", "requests"): (600, "told"),
+        ("generator", "tokens"): (20_000, "told"),
+        ("judge", "requests"): (30, "declared"),
+    }
+    view = msgspec.structs.replace(view, tokens_limit=None, refused=3)
+    assert {x.source for x in allowed_by(one, [view])} == {"measured", "declared"}
 
 
 # ---- in a real folder
@@ -232,7 +353,8 @@ def test_time_is_between_all_calls_at_once_and_the_pilots_pace() -> None:
 
 def run_estimate(one: RunConfig, out: Path, **options: Any) -> Estimate | None:
     async def main() -> Estimate | None:
-        return await estimate(one, out, generate=generate, **options)
+        make = partial(generate, **options)
+        return (await estimate(one, out, generate=make))[1]
 
     return anyio.run(main)
 
@@ -244,7 +366,7 @@ def test_the_pilot_is_kept_and_the_run_asks_none_of_it_again(tmp_path: Path) -> 
             120,
             {"contexts": 10},
             base_url=endpoint.url,
-            prices={"usd_per_million_prompt_tokens": 2},
+            prices=WHOLE,
         )
         said = run_estimate(one, out)
         assert said is not None and said.pilot_rows == 20
@@ -258,7 +380,8 @@ def test_the_pilot_is_kept_and_the_run_asks_none_of_it_again(tmp_path: Path) -> 
     total = spent(read_pilot(out / JOURNAL, COPA))
     assert total.requests == served["served"]
     assert total.tokens == served["prompt_tokens"] + served["completion_tokens"]
-    assert said.seconds.high > said.seconds.low > 0
+    assert said.seconds is not None and said.seconds.high > said.seconds.low > 0
+    assert said.seconds_hold == "if the endpoint keeps its pace: no limit of it is known"
     with pytest.raises(UserError, match="already aims at n = 120: there is nothing left"):
         run_estimate(one, out)
 
@@ -266,7 +389,70 @@ def test_the_pilot_is_kept_and_the_run_asks_none_of_it_again(tmp_path: Path) -> 
 def test_a_pilot_that_is_stopped_tells_nothing(tmp_path: Path) -> None:
     control = RunControl()
     control.drain("interrupted")
-    assert run_estimate(config(120), tmp_path / "run", control=control) is None
+    one = config(120)
+    assert run_estimate(one, tmp_path / "run", control=control) is None
+    assert read_config(tmp_path / "run") == one, "a start without flags makes all rows"
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_time_knows_the_limits_of_an_endpoint(tmp_path: Path, *, declared: bool) -> None:
+    """The pilot is let through at once; all rows take minutes."""
+    with simulator(tokens_per_minute=40_000, rate_headers=not declared) as endpoint:
+        limits = {"tokens_per_minute": 40_000} if declared else {}
+        said = run_estimate(config(400, base_url=endpoint.url, limits=limits), tmp_path / "run")
+    assert said is not None and said.seconds is not None and said.tokens is not None
+    left = said.tokens.high - spent(read_pilot(tmp_path / "run" / JOURNAL, COPA)).tokens
+    assert said.seconds.high >= 60 * left / 40_000
+    assert said.seconds.low > 240
+    if declared:
+        assert said.seconds_hold == "at 40,000 tokens a minute"
+    else:
+        about = r"at about (39|40),\d{3} tokens a minute, by the endpoint's headers"
+        assert re.fullmatch(about, said.seconds_hold)
+    assert re.search(r"  time +\d min to \d+ min, at .*tokens a minute", "\n".join(said.lines()))
+
+
+def test_the_command_goes_on_with_all_rows_after_an_interrupted_estimate(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with simulator(latency_ms=700) as endpoint:
+        flags = ("generate", "copa", "-n", 120, "--out", out, "--contexts", 10, *endpoint.flags)
+        child = subprocess.Popen(command(*flags, "--estimate"), stderr=subprocess.PIPE, text=True)
+        wait_for(lambda: (out / "run.toml").exists())
+        wait_for(lambda: endpoint.stats()["served"] > 0)
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=60)
+        assert child.returncode == 130
+        assert f"`targen generate --out {out}` goes on from here and makes all 120 rows" in said
+        assert read_config(out).delivery.n == 120
+    with simulator(endpoint.port) as endpoint:
+        assert targen("generate", "--out", out, "--quiet").returncode == 0
+    assert manifest(out)["delivered"] == 120
+
+
+def test_a_pilot_that_failed_leaves_the_run_as_it_was_asked_for(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = ("generate", "copa", "-n", 120, "--out", out, "--estimate", "--quiet")
+    assert targen(*flags, "--simulate", "--max-requests", 5).returncode == 1
+    assert read_config(out).delivery.n == 120
+
+
+def test_as_json_lines_the_estimate_is_in_the_last_object(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = targen("generate", "copa", "-n", 120, "--out", out, "--simulate", "--estimate", "--json")
+    assert done.returncode == 0, done.stderr
+    *ticks, end = map(json.loads, done.stdout.splitlines())
+    assert {line["kind"] for line in ticks} <= {"progress"} and end["kind"] == "end"
+    told = msgspec.convert(end["estimate"], Estimate)
+    assert told.n == 120 and told.requests.low > 120
+    assert end["manifest"]["n"] == told.pilot_rows == 20
+    # One that is stopped has an end too, and nothing to tell.
+    done = targen(
+        *("generate", "copa", "-n", 120, "--out", tmp_path / "two", "--simulate", "--estimate"),
+        *("--json", "--max-requests", 5),
+    )
+    end = json.loads(done.stdout.splitlines()[-1])
+    assert (done.returncode, end["kind"], end["estimate"]) == (1, "end", None)
+    assert "the budget of 5 requests is used up" in end["error"]
 
 
 @pytest.mark.slow
@@ -277,7 +463,7 @@ def test_the_range_holds_what_runs_take(tmp_path: Path) -> None:
     inside = 0
     for seed, task in enumerate(tasks, 400):
         data = {"task": task, "random_seed": seed, "simulator": {"random_seed": seed, **noise}}
-        one = config(300, data, prices={"usd_per_million_prompt_tokens": 2})
+        one = config(300, data, prices=WHOLE)
         said = run_estimate(one, tmp_path / task)
         assert said is not None and said.usd is not None
         anyio.run(lambda one=one, task=task: generate(one, tmp_path / task))

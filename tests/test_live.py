@@ -1,13 +1,16 @@
 """What a person can read of a run while it goes on."""
 
 import fcntl
+import html
 import io
 import os
 import pty
 import re
+import runpy
 import select
 import signal
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -19,6 +22,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -33,8 +37,9 @@ from targen_async.terminal import (
     show_progress,
     tell,
 )
-from tests.running import command
+from tests.running import command, targen
 from tests.scenes import (
+    COST,
     GENERATOR,
     REASONS,
     STATES,
@@ -46,6 +51,7 @@ from tests.scenes import (
     waits,
 )
 
+ROOT = Path(__file__).parents[1]
 HOSTILE = "\x1b[2J[red]boo[/red]\x07\r\nnew\u202egnp\u2028line"
 
 
@@ -80,6 +86,15 @@ def test_a_run_where_all_is_well_shows_everything_there_is_to_know(width: int) -
     assert head.split()[-4:] == ["entailment", "neutral", "drop", "review"]
     assert row.split()[-4:] == ["480", "21", "4", "1"]
     assert "simulated" not in text.lower()
+
+
+def test_between_two_calls_those_in_line_are_told() -> None:
+    """At a slow rate nothing is out most of the time, and yet all is well."""
+    text = seen(healthy(in_flight=lambda: 0))
+    assert "moving: 12 calls in line" in text
+    empty = replace(GENERATOR, waiting=0)
+    text = seen(healthy(in_flight=lambda: 0, limits=lambda: [empty]))
+    assert "\nmoving\n" in re.sub(r" +\n", "\n", text)
 
 
 @pytest.mark.parametrize("name", STATES)
@@ -566,3 +581,35 @@ def test_a_lost_terminal_ends_as_hangups_do(tmp_path: Path) -> None:
     os.waitpid(pid, 0)
     told = msgspec.json.decode((out / "manifest.json").read_bytes())
     assert told["state"] == "complete"
+
+
+def test_a_cost_that_is_not_known_says_what_it_may_be_at_most() -> None:
+    """As the budget does, where the endpoint does not count every answer."""
+    blind = replace(COST, usd=None, usd_projected=None, usd_at_most=0.25)
+    stats = healthy(cost=lambda: blind)
+    assert "at most $0.2500 so far; answers came without a count" in seen(stats)
+    assert "at most $0.2500 so far" in plain_line(progress(stats))
+
+
+# ---- the picture of the documents
+
+
+def test_the_commands_in_the_picture_work_as_typed(tmp_path: Path) -> None:
+    """Those that the picture shows, and the script runs: only the port and n are others here."""
+    drawn = html.unescape((ROOT / "docs" / "live.svg").read_text("utf-8")).replace("\xa0", " ")
+    shown = re.findall(r">\$ (targen .+?)<", drawn)
+    script = runpy.run_path(str(ROOT / "bench" / "screenshots.py"))
+    assert tuple(line.removesuffix(" &") for line in shown) == script["COMMANDS"]
+    serve, make = (line.removesuffix(" &").split()[1:] for line in shown)
+    with subprocess.Popen([*command(*serve), "--port", "0"], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        port = re.search(rb":(\d+)/v1", server.stdout.readline())
+        assert port is not None
+        make = [word.replace(":8399/", f":{port[1].decode()}/") for word in make]
+        done = targen(*make, "-n", 20, "--out", tmp_path / "run")
+        server.terminate()
+    assert done.returncode == 0, done.stderr
+    assert "SIMULATED cb: 20 of 20 rows" in done.stdout
+    # What it shows of money is what such a run tells.
+    assert re.search(r"cost +\$0\.\d+", done.stdout)
+    assert re.search(r"cost +</text>.*?\$0\.\d+ so far", drawn, re.DOTALL)

@@ -80,6 +80,24 @@ def test_what_looks_like_a_secret_is_hidden_though_nobody_named_it(
     assert not re.search("abcdef|passw0rd", text)
 
 
+def test_a_named_secret_is_hidden_however_short_it_is(tmp_path: Path) -> None:
+    environment = {"GW": "tok12", "PIN": "7x", "OTHER_TOKEN": "abc"}
+    log = Log(tmp_path / "log", secrets_in(environment, {"GW", "PIN", "UNSET"}))
+    log.event("error", "failed", text="'tok12' or atok123 for 7x, not 7xl, abc")
+    log.close()
+    hidden = "'[hidden]' or a[hidden]3 for [hidden], not 7xl, abc"
+    assert lines(tmp_path / "log")[0]["text"] == hidden
+
+
+def test_a_secret_that_is_a_word_of_ours_spoils_no_line(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log", {"info", "rows", "text"})
+    log.event("info", "rows", text="rows of a text")
+    log.close()
+    line = lines(tmp_path / "log")[0]
+    assert (line["level"], line["event"]) == ("info", "rows")
+    assert line["text"] == "[hidden] of a [hidden]"
+
+
 def test_plain_words_are_not_taken_for_secrets() -> None:
     environment = {"EDITOR": "vi", "API_KEY": "short", "HOME": "/somewhere", "GH_TOKEN": "x" * 20}
     assert secrets_in(environment) == {"x" * 20}

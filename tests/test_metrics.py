@@ -10,13 +10,14 @@ import anyio.to_thread
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from targen_async.errors import UserError
 from targen_async.metrics import exposition, serve_metrics
 from targen_async.stats import Stats
-from tests.scenes import STATES, healthy
+from tests.scenes import COST, STATES, healthy
 
 GET = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
@@ -182,3 +183,10 @@ def test_every_metric_is_documented() -> None:
     page = (Path(__file__).parents[1] / "docs" / "terminal.md").read_text("utf-8")
     names = {s.name for f in families(exposition(healthy())).values() for s in f.samples}
     assert names - set(re.findall(r"`(targen_\w+)[`{]", page)) == set()
+
+
+def test_a_cost_that_is_not_known_is_no_zero() -> None:
+    blind = replace(COST, usd=None, usd_projected=None, usd_at_most=0.25)
+    found = values(exposition(healthy(cost=lambda: blind)))
+    assert found["targen_cost_usd_at_most", ()] == 0.25
+    assert ("targen_cost_usd", ()) not in found

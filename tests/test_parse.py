@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from targen_async.errors import ParseError
 from targen_async.parse import (
     answer_text,
+    declines,
     list_form,
     outputs_form,
     read,
@@ -103,6 +104,33 @@ def test_trap_9_what_did_not_end_well_is_never_success(
     with pytest.raises(ParseError) as caught:
         answer_text(result(**({"text": good} | changes)))
     assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I'm sorry, but I can't help with that request.",
+        "I\u2019m really sorry, but I can\u2019t assist with that.",
+        "Sorry, I can't help with that.",
+        "I cannot assist with generating this content.",
+        "As an AI language model, I am unable to produce that.",
+        "I am unable to write such texts.",
+        "**I won't write that.** Here is why: 1. It is unkind.",
+        "Unfortunately, I'm not able to do this.",
+        "I must decline.",
+        "I apologize, but no.",
+    ],
+)
+def test_refusals_in_words_are_known(text: str) -> None:
+    assert declines(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "Sure! Here you are:", "Here is what I came up with", '{"right": "I cannot swim.', "1. I"],
+)
+def test_other_words_are_no_refusal(text: str) -> None:
+    assert not declines(text)
 
 
 def verdicts(*items: tuple[str, str]) -> str:

@@ -106,12 +106,50 @@ def test_each_role_has_the_price_of_its_model(tmp_path: Path) -> None:
 
 
 def test_prices_of_the_configuration_are_those_of_the_generators_model() -> None:
-    prices = {"usd_per_million_prompt_tokens": 7.0}
+    prices = {"usd_per_million_prompt_tokens": 7.0, "usd_per_million_completion_tokens": 9.0}
     run = config({"model": "gpt-4o", "correction": {"model": "gpt-4o-mini"}}, prices=prices)
     told = prices_of(run)
     assert told["generator"].usd_per_million_prompt_tokens == 7.0
     assert told["judge"].usd_per_million_prompt_tokens == 0.15
     assert prices_of(config({"model": "gpt-4o"}, prices=prices))["judge"] == told["generator"]
+
+
+@pytest.mark.parametrize(
+    ("told", "lacking"),
+    [
+        ("usd_per_million_prompt_tokens", "add `usd_per_million_completion_tokens`"),
+        ("usd_per_million_completion_tokens", "add `usd_per_million_prompt_tokens`"),
+        ("usd_per_million_cached_prompt_tokens", "add `usd_per_million_prompt_tokens` and `usd"),
+    ],
+)
+def test_half_a_price_is_none(told: str, lacking: str) -> None:
+    """Nor is the other half taken from the table: who names a price pays by a contract."""
+    half = {"prices": {told: 1.0}}
+    judged = {"model": "gpt-4o", "correction": {"model": "gpt-4o-mini"}}
+    assert set(prices_of(config(judged, **half))) == {"judge"}
+    with pytest.raises(
+        UserError, match=r"cannot bind: `delivery\.prices` tells only a part"
+    ) as said:
+        prices_of(config({"model": "gpt-4o"}, **half, budget={"max_usd": 1.0}))
+    assert lacking in str(said.value)
+
+
+def test_gateways_write_the_maker_before_a_name(tmp_path: Path) -> None:
+    table = load_table()
+    for gateways, makers in {
+        "openai/gpt-4o-mini": "gpt-4o-mini",
+        "openrouter/openai/gpt-4.1-mini-2025-04-14": "gpt-4.1-mini",
+        "anthropic/claude-sonnet-4.5": "claude-sonnet-4-5",
+    }.items():
+        assert price_of(gateways, table) == price_of(makers, table) != None, gateways  # noqa: E711
+    for unknown in ("openai/gpt-4o-mini:free", "openai/gpt-oss-20b", "gpt-4o/mine", "openai/"):
+        assert price_of(unknown, table) is None, unknown
+    # The whole name counts first, in whichever file it stands.
+    mine = load_table(own(tmp_path, OWN.replace("my-model", "openai/gpt-4o")))
+    assert price_of("openai/gpt-4o", mine) == Prices(
+        usd_per_million_prompt_tokens=1, usd_per_million_completion_tokens=2.5
+    )
+    assert price_of("openai/gpt-4.1", mine) == price_of("gpt-4.1", table)
 
 
 def test_a_cap_in_dollars_wants_a_price_of_every_model() -> None:

@@ -124,6 +124,17 @@ def test_models_are_named_as_asked_for_and_as_served(tmp_path: Path) -> None:
     assert "model       gpt-4o-mini\n" in summary(tmp_path, shards=seals)
 
 
+def test_all_that_wrote_rows_are_named_with_how_many(tmp_path: Path) -> None:
+    two = {"models": {"b": 1, "gpt-4o-mini-2024-07-18": 199}}
+    served = "b (1 row), gpt-4o-mini-2024-07-18 (199 rows)"
+    assert f"model       gpt-4o-mini, served by {served}\n" in summary(tmp_path, **two)
+    config = {"data": {"random_seed": 7, "temperature": 1.0, "fallback_model": "b"}}
+    text = summary(tmp_path, config=config, **two)
+    assert f"model       gpt-4o-mini, fallback b; rows by {served}\n" in text
+    one = {"models": {"gpt-4o-mini": 200}}
+    assert "model       gpt-4o-mini\n" in summary(tmp_path, **one)
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_digest_is_what_sha256sum_says(tmp_path: Path, count: int) -> None:
     seals = shards(tmp_path, *(row(f"m{number}") for number in range(count)))

@@ -182,7 +182,7 @@ FAULTS = {
         "instances.txt", "{{ seed }}", "{{ seed }} {{ context }}"
     ),
     "`label … starves`": edit(
-        "task.toml", 'distinct_on = ["ticket"]', 'distinct_on = ["ticket"]\nmax_tokens = 16'
+        "task.toml", 'writer needs help"', 'writer needs help", words = [2, 9]'
     ),
 }
 

@@ -3,26 +3,35 @@
 import io
 import json
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from msgspec import to_builtins
 
 from targen_async.errors import UserError
 from targen_async.lock import Lock
+from targen_async.terminal import print_status
 from targen_async.watch import watch
-from tests.running import command, manifest
+from tests.running import command, manifest, simulator, targen, wait_for
+from tests.scenes import GENERATOR, healthy, progress, waits
 from tests.test_summary import NOTHING, raw
 
 WATCH = "import sys; from pathlib import Path; from targen_async.watch import watch; "
 WATCH += "sys.exit(watch(Path(sys.argv[1]), as_json='--json' in sys.argv, every_s=0.2))"
+
+
+NOW = to_builtins(progress(healthy(limits=lambda: [waits(GENERATOR, "waiting 9 s: Retry-After")])))
+NOW |= {"delivered": 40, "n": 200}
 
 
 def watched(out: Path, *flags: str) -> "subprocess.Popen[str]":
@@ -93,6 +102,80 @@ def test_a_killed_run_is_called_killed(tmp_path: Path, capsys: pytest.CaptureFix
     write(tmp_path, delivered=77)
     assert watch(tmp_path) == 1
     assert "it was killed: `targen generate" in capsys.readouterr().out
+
+
+def test_a_killed_run_is_nowhere_called_running(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, delivered=77, now=NOW)
+    watch(tmp_path)
+    print_status(tmp_path, as_json=False)
+    told = capsys.readouterr().out
+    assert "state       running" not in told
+    assert "Retry-After" not in told
+    watch(tmp_path, as_json=True)
+    (last,) = capsys.readouterr().out.splitlines()
+    assert "it was killed" in json.loads(last)["error"]
+
+
+def test_a_run_without_a_manifest_is_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    with somebody_at_work(folder, 0.5):
+        assert print_status(folder, as_json=False) == 0
+        with pytest.raises(UserError, match=r"running: process \d+ on .*; it has just begun"):
+            print_status(folder, as_json=True)
+    told = capsys.readouterr().out
+    assert re.search(r"running: process \d+ on .*; it has just begun, and told nothing", told)
+    (folder / "run.toml").write_text("", "utf-8")
+    for look in (watch, partial(print_status, as_json=False)):
+        with pytest.raises(UserError, match=r"was killed before it told anything .* goes on"):
+            look(folder)
+
+
+def test_a_run_that_waits_says_why_in_the_second_terminal(tmp_path: Path) -> None:
+    """The endpoint asks for an hour; so say the run, the folder, and who looks on."""
+    out = tmp_path / "run"
+    with simulator(requests_per_minute=1, burst_s=600, latency_ms=20) as server:
+        words = command("generate", "copa", "-n", 100, *server.flags, "--out", out, "--quiet")
+        words += ["--max-tokens", "900000"]
+        with subprocess.Popen(words, stderr=subprocess.DEVNULL) as run:
+            wait_for(lambda: (out / "manifest.json").exists() and why(out).startswith("waiting"))
+            with watched(out, "--json") as looking:
+                assert looking.stdout is not None
+                tick = json.loads(looking.stdout.readline())
+                looking.kill()
+            status = targen("status", out).stdout
+            run.send_signal(signal.SIGINT)
+        assert run.returncode == 130
+    assert re.match(r"waiting \d+ s: ", tick["why"]), tick["why"]
+    assert tick["limits"][0]["name"] == "generator"
+    assert tick["stages"]["seeds"]["under_way"] + tick["stages"]["instances"]["under_way"] > 0
+    assert "tokens" in tick["cost"]["budget"]
+    assert re.search(r"state +running: process \d+ on .*; waiting \d+ s: ", status), status
+    assert manifest(out)["now"] is None
+    assert "waiting" not in targen("status", out).stdout
+
+
+def why(out: Path) -> str:
+    return (manifest(out)["now"] or {}).get("why", "")
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_what_an_earlier_process_told_is_not_told_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fresh: bool
+) -> None:
+    folder = tmp_path / "run"
+    write(folder, delivered=40, now=NOW)
+    with somebody_at_work(folder, 1.0):
+        if fresh:
+            time.sleep(0.05)
+            write(folder, delivered=40, now=NOW)
+        _, lines = seen_as_json(folder, capsys)
+    assert (lines[0]["why"] == NOW["why"]) is fresh
+    assert bool(lines[0]["limits"]) is fresh
+    assert lines[0]["delivered"] == 40
 
 
 def test_where_there_is_no_run_a_sentence_says_so(tmp_path: Path) -> None:

@@ -64,29 +64,24 @@ def _prompt_bytes(request: ChatRequest) -> int:
 
 
 class LastMinute:
-    """A sum over the last sixty seconds, kept by the second."""
+    """A sum over the last sixty seconds, kept by the second. Nothing is extrapolated: a burst at
+    the start is no rate."""
 
     def __init__(self) -> None:
         self._slots = [0.0] * _SLOTS
         self._second = 0
-        self._first_s: float | None = None
 
     def add(self, now_s: float, amount: float) -> None:
         """`amount` was spent now."""
         second = int(now_s)
         if second != self._second:
             self._turn(second)
-        if self._first_s is None:
-            self._first_s = now_s
         self._slots[second % _SLOTS] += amount
 
     def per_minute(self, now_s: float) -> float:
-        """The sum of the last minute; of a shorter time as much as it would come to."""
-        if self._first_s is None:
-            return 0.0
+        """What was spent in the minute before now; of a shorter time, in that time."""
         self._turn(int(now_s))
-        seen_s = min(max(now_s - self._first_s, 1.0), _SLOTS)
-        return sum(self._slots) * 60 / seen_s
+        return sum(self._slots)
 
     def _turn(self, second: int) -> None:
         for each in range(max(self._second, second - _SLOTS) + 1, second + 1):

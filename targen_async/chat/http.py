@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -39,7 +39,9 @@ class HttpChat:
     `dialect` may be changed between calls. With `stream` an answer comes in pieces and is recorded
     as the completion they amount to; a stream that ends before the answer does is Unavailable and
     leaves its intent in doubt. `headers` go with each call, in place of those that are sent of
-    themselves; `proxy` is an HTTP proxy's URL, which may hold credentials.
+    themselves; `proxy` is an HTTP proxy's URL, which may hold credentials. The key, what is secret
+    of the proxy and `secrets`, which are parts of `headers`, are masked in every message and in
+    the answer itself, before it is recorded.
 
     An answer longer than `max_answer_bytes` is not read to its end: the connection is closed, what
     was read is recorded behind the mark `OVERSIZED`, and the result's finish reason is
@@ -60,12 +62,13 @@ class HttpChat:
         dialect: Dialect = OPENAI,
         headers: Mapping[str, str] | None = None,
         proxy: str | None = None,
+        secrets: Iterable[str] = (),
         stream: bool = False,
     ) -> None:
         self.dialect = dialect
         self.stream = stream
         self._url = URL(base_url.rstrip("/") + "/chat/completions")
-        self._place = place_of(base_url, api_key, headers, proxy)
+        self._place = place_of(base_url, api_key, headers, proxy, secrets=secrets)
         self._recorder = recorder
         self._max_in_flight = max_in_flight
         self._max_answer_bytes = max_answer_bytes
@@ -166,11 +169,6 @@ class HttpChat:
             if error.status in (401, 403, 407):
                 return Denied(f"{message}: check `proxy` and its credentials", status=error.status)
             return Unavailable(message, status=error.status)
-        if isinstance(error, aiohttp.ClientProxyConnectionError):
-            return Unavailable(
-                f"the proxy on the way to {self._place.name} cannot be reached: "
-                f"{error.os_error.strerror or type(error.os_error).__name__}; check `proxy`"
-            )
         return broken(error, self._place, opened=opened)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from targen_async.chat.headers import rate_limits
+from targen_async.chat.mask import hide
 from targen_async.errors import (
     ChatError,
     Denied,
@@ -109,7 +110,10 @@ def _classify(
     if status == 402 or codes & _NO_CREDIT:
         message = f"the account at {url} has no credit left {said}"
         return Denied(message, status=status, user_fault=False)
-    if status in (401, 403) or codes & _NO_KEY:
+    if status == 403:
+        message = f"the API key may not use this model or this place at {url} {said}"
+        return Denied(message, status=status)
+    if status == 401 or codes & _NO_KEY:
         return Denied(f"{url} refused the API key {said}", status=status)
     if status == 407:
         message = f"the proxy on the way to {url} wants other credentials {said}"
@@ -232,9 +236,7 @@ def _from_markup(text: str) -> str:
 def clean(text: str, secrets: tuple[str, ...] = ()) -> str:
     """At most 300 printable characters on one line, without keys."""
     plain = "".join(char if char.isprintable() else " " for char in text)
-    for secret in secrets:
-        plain = plain.replace(secret, "***")
-    line = " ".join(plain.split())
+    line = " ".join(hide(plain, secrets).split())
     return line if len(line) <= _MAX_SERVER_TEXT else line[: _MAX_SERVER_TEXT - 1] + "…"
 
 

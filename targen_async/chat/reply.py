@@ -1,15 +1,20 @@
 """What becomes of a call once the bytes are in, or once the connection broke: for every client."""
 
+import errno
+import os
+import re
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from targen_async.chat import Recorder
 from targen_async.chat.headers import rate_limits
+from targen_async.chat.mask import forms, longest_first, mask, proxy_secrets
 from targen_async.chat.refusals import clean, error_from
 from targen_async.chat.stream import Incomplete
 from targen_async.chat.wire import OVERSIZED, decode_completion
@@ -21,7 +26,8 @@ MAX_ERROR_BYTES = 65_536
 # Shorter than the 5 s after which uvicorn and Node close an idle connection: a POST that meets a
 # closing connection is in doubt and must be paid for at worst case.
 IDLE_CONNECTION_S = 4.0
-_LEAST_SECRET = 8
+_LEAST_PLAIN = 8
+_NUMBER = re.compile(r"\[Errno (\d+)\]")
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"})
 
 
@@ -35,7 +41,9 @@ class Place(Struct, frozen=True, kw_only=True):
     """Sent with each call, beside those that a client sends of itself."""
     proxy: str | None
     secrets: tuple[str, ...]
-    """The key, and every word of a header or of the proxy's address that may be one."""
+    """What no sentence may hold: key and credentials, and the longer words of all headers."""
+    secret_forms: tuple[bytes, ...]
+    """What no answer may hold: the same without the headers that stand in the configuration."""
 
 
 class Reply(Struct, frozen=True, kw_only=True):
@@ -58,9 +66,10 @@ def place_of(
     headers: Mapping[str, str] | None,
     proxy: str | None,
     *,
-    more_secrets: tuple[str, ...] = (),
+    secrets: Iterable[str] = (),
 ) -> Place:
-    """Raises UserError for what no HTTP header can carry, without repeating it."""
+    """`secrets`: what is in `headers` and not in the configuration. Raises UserError for what no
+    HTTP header can carry, without repeating it."""
     key = (api_key or "").strip() or None
     if key and not _sendable(key):
         raise UserError("the API key holds characters that cannot be sent in an HTTP header")
@@ -69,19 +78,16 @@ def place_of(
             raise UserError(
                 f"the value of the header {name!r} holds characters that cannot be sent"
             )
-    words = {word for value in (headers or {}).values() for word in value.split()}
-    if proxy and "@" in proxy:
-        user_and_password = proxy.partition("//")[2].rpartition("@")[0]
-        words |= {user_and_password, user_and_password.partition(":")[2]}
-    words |= set(more_secrets)
-    secrets = {word for word in words if len(word) >= _LEAST_SECRET} | ({key} if key else set())
+    plain = {word for value in (headers or {}).values() for word in value.split()}
+    plain = {word for word in plain if len(word) >= _LEAST_PLAIN}
+    hidden = {key or "", *secrets, *proxy_secrets(proxy)}
     return Place(
         name=base_url,
         key=key,
         headers=dict(headers or {}),
         proxy=proxy,
-        # The longest first, as one may be a part of another.
-        secrets=tuple(sorted(secrets, key=lambda word: (-len(word), word))),
+        secrets=longest_first(plain | hidden),
+        secret_forms=forms(hidden),
     )
 
 
@@ -92,20 +98,21 @@ def _sendable(text: str) -> bool:
 def settle(
     reply: Reply, request: ChatRequest, place: Place, recorder: Recorder | None, ticket: int
 ) -> ChatResult:
-    """Write down what came, then read it. Raises a ChatError, or ParseError."""
+    """Write down what came, without secrets, then read it. Raises a ChatError, or ParseError."""
     now_s = time.time()
+    came = mask(reply.body, place.secret_forms, whole=reply.whole)
     if not reply.served:
         if recorder:
             recorder.void(ticket, f"HTTP {reply.status}")
         raise error_from(
             reply.status,
             reply.headers,
-            reply.body,
+            came,
             place.name,
             secrets=place.secrets,
             now_s=now_s,
         )
-    body = reply.body if reply.whole else OVERSIZED + reply.body
+    body = came if reply.whole else OVERSIZED + came
     offset = recorder.answer(ticket, body) if recorder else -1
     result = decode_completion(
         body,
@@ -136,15 +143,35 @@ def broken(error: BaseException, place: Place, *, opened: bool) -> ChatError:
             )
         if isinstance(cause, ssl.SSLError) and getattr(cause, "reason", "") in _NO_TLS:
             return Denied(f"{place.name} does not speak TLS: is it http:// and not https://?")
-    if any(isinstance(cause, socket.gaierror) for cause in causes):
-        return Unavailable(
-            f"{place.name} cannot be reached: its name is not known; check the base URL ({reason})"
-        )
-    if not opened:
-        return Unavailable(f"{place.name} cannot be reached: {reason}")
+    if not opened or any(isinstance(cause, socket.gaierror) for cause in causes):
+        return Unavailable(_unreached(place, causes, reason))
     if any(isinstance(cause, TimeoutError) for cause in causes):
         return Unavailable(f"{place.name} did not answer in time: {reason}")
     return Unavailable(f"{place.name} broke the connection: {reason}")
+
+
+def _unreached(place: Place, causes: tuple[BaseException, ...], reason: str) -> str:
+    """Whom we could not connect to, what happened, and the mend."""
+    # A fault of TLS has numbers of its own.
+    systems = [cause for cause in causes if not isinstance(cause, ssl.SSLError)]
+    numbers = {getattr(cause, "errno", None) for cause in systems}
+    # Of a name with several addresses there may be one error of them all, in words.
+    numbers |= {int(found) for cause in systems for found in _NUMBER.findall(str(cause))}
+    what, mend = reason, "check the base URL and the network"
+    if any(isinstance(cause, socket.gaierror) for cause in causes):
+        what = "its name is not known"
+    elif errno.ECONNREFUSED in numbers:
+        what, mend = "connection refused", "start the server there, or correct the base URL"
+    elif any(isinstance(cause, TimeoutError) for cause in causes):
+        # Of a timeout of ours or of the system's.
+        what, mend = "the connection timed out", "check the base URL, and firewalls on the way"
+    elif known := next((number for number in numbers if number in errno.errorcode), None):
+        what = os.strerror(known).lower()
+    url, whom = urlsplit(place.proxy or place.name), place.name
+    if place.proxy:
+        whom, mend = f"the proxy on the way to {place.name}", "check `proxy`"
+    port = url.port or (443 if url.scheme == "https" else 80)
+    return f"{whom} cannot be reached at {url.hostname} port {port}: {what}; {mend}"
 
 
 def cut_short(error: Incomplete, place: Place) -> ChatError:
@@ -160,4 +187,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
+        if isinstance(error, BaseExceptionGroup):
+            yield from error.exceptions
         error = error.__cause__ or error.__context__

@@ -28,6 +28,8 @@ _ALONE = 7
 """Calls of one request that may break although others were served since its first one broke. Where
 one call in five breaks by chance, so many do for one request in 400,000."""
 
+_STEPS_IN = "calls go to the fallback"
+
 
 class Held(Exception):
     """The endpoint went away while this call stood in line: nothing was sent."""
@@ -35,6 +37,10 @@ class Held(Exception):
 
 class Drained(Exception):
     """No new calls are taken: this one was waiting to be sent, or sent again."""
+
+
+class Elsewhere(Exception):
+    """The endpoint is away, and this caller has another one to ask: nothing was served."""
 
 
 class Breaker:
@@ -47,12 +53,17 @@ class Breaker:
     The run is given up when failures have gone on for `give_up_after_s` without one success. The
     time is counted from the first failure after the last success, as an endpoint that nobody asks
     is not silent; all waiting ends at that point at the latest, for one last try.
+
+    Where callers can go `elsewhere`, nobody waits while it is open: a call that comes when a probe
+    is due is the probe, and everybody else is turned away. Nor is the run given up then: where it
+    would be, the breaker opens, also for an endpoint that says nothing but 429.
     """
 
-    def __init__(self, *, give_up_after_s: float) -> None:
+    def __init__(self, *, give_up_after_s: float, elsewhere: bool = False) -> None:
         self.resume_at = -math.inf
         self.successes = 0
         self._give_up_after_s = give_up_after_s
+        self._elsewhere = elsewhere
         self._failing_since: float | None = None
         self._failures = 0
         self._reason = ""
@@ -72,13 +83,19 @@ class Breaker:
     # ---- asked by callers
 
     async def admit(self, request: ChatRequest) -> None:
-        """Wait until `request` may be sent. Raises Denied or RunStopped when none will be."""
+        """Wait until `request` may be sent. Raises Denied or RunStopped when none will be, and
+        Elsewhere instead of waiting for an endpoint that is away."""
         place = object()
         self._line[place] = None
         try:
             while True:
                 self._raise_if_ended()
                 now = _now()
+                if self._elsewhere and self._open:
+                    if self._prober is not None or now < max(self._probe_at, self.resume_at):
+                        raise Elsewhere(self._reason)
+                    self._prober = request
+                    return
                 if now < self.resume_at:
                     await self._wait(self.resume_at)
                 elif not self._open:
@@ -118,19 +135,14 @@ class Breaker:
         self._raise_if_ended()
 
     @property
-    def away(self) -> bool:
-        """Is the endpoint down, with somebody in line who finds out when it is back?"""
-        return self._open and bool(self._line)
-
-    @property
     def state(self) -> str:
         """One line for a person."""
         now = _now()
         if self._end is not None:
-            return str(self._end())
+            return self._ended
         if self._open:
-            then = "probing now" if self._prober else f"next probe in {self._in(self._probe_at)}"
-            return f"endpoint down for {now - self._opened_at:.0f} s: {self._reason}; {then}"
+            down = f"endpoint down for {now - self._opened_at:.0f} s: {self._reason}"
+            return f"{down}; {self._then}"
         if now < self.resume_at:
             return f"endpoint asked for a pause; next call in {self._in(self.resume_at)}"
         return "endpoint up"
@@ -140,12 +152,11 @@ class Breaker:
         """Why nothing is sent right now, for a person; empty where calls may go."""
         now = _now()
         if self._end is not None:
-            return str(self._end())
+            return self._ended
         if now < self.resume_at:
             return f"waiting {self._in(self.resume_at)}: Retry-After from the endpoint"
         if self._open:
-            then = "probing now" if self._prober else f"next probe in {self._in(self._probe_at)}"
-            return f"breaker open since {self._opened_clock}, {then}"
+            return f"breaker open since {self._opened_clock}, {self._then}"
         return ""
 
     # ---- told by callers
@@ -160,31 +171,23 @@ class Breaker:
         """The endpoint is there, but did not serve."""
         self._close()
 
-    def limited(self, error: RateLimited) -> None:
-        """Everybody waits as long as the server asks."""
-        self._failed(error)
+    def limited(self, error: RateLimited, request: ChatRequest) -> bool:
+        """Everybody waits as long as the server asks. Whether the breaker is open now."""
+        if self._failed(error):
+            self._keep_open(error, request)
+            return True
         self._close()
         if error.retry_after_s:
             resume_at = min(_now() + error.retry_after_s, self._last_try_at())
             self.resume_at = max(self.resume_at, resume_at)
+        return False
 
     def unavailable(self, error: Unavailable, request: ChatRequest) -> bool:
         """Whether the breaker is open now, so that it does the waiting."""
-        self._failed(error)
+        over = self._failed(error)
         self._failures += 1
-        now = _now()
-        if self._open:
-            if self._prober is request:
-                self._probe_delay_s = min(2 * self._probe_delay_s, BACK_OFF_CAP_S)
-                self._reason = str(error)
-                self._schedule_probe(error, now)
-        elif self._failures >= _FAILURES_TO_OPEN:
-            self._open = True
-            self._opened_at = now
-            self._opened_clock = time.strftime("%H:%M:%S")
-            self._reason = str(error)
-            self._probe_delay_s = 1.0
-            self._schedule_probe(error, now)
+        if over or self._open or self._failures >= _FAILURES_TO_OPEN:
+            self._keep_open(error, request)
         return self._open
 
     def deny(self, error: Denied) -> None:
@@ -198,25 +201,41 @@ class Breaker:
 
     # ---- inside
 
-    def _schedule_probe(self, error: Unavailable, now: float) -> None:
+    def _keep_open(self, error: RateLimited | Unavailable, request: ChatRequest) -> None:
+        """Open the breaker, or have the next probe made later after one that failed."""
+        now = _now()
+        if not self._open:
+            self._open = True
+            self._opened_at = now
+            self._opened_clock = time.strftime("%H:%M:%S")
+            self._probe_delay_s = 1.0
+        elif self._prober is request:
+            self._probe_delay_s = min(2 * self._probe_delay_s, BACK_OFF_CAP_S)
+        else:
+            return
+        self._reason = str(error)
         delay_s = max(self._probe_delay_s, error.retry_after_s or 0.0)
         self._probe_at = min(now + delay_s, self._last_try_at())
         self._notify()
 
-    def _failed(self, error: RateLimited | Unavailable) -> None:
+    def _failed(self, error: RateLimited | Unavailable) -> bool:
+        """Has this gone on for too long? Raises RunStopped where nobody can go elsewhere."""
         now = _now()
         if self._failing_since is None:
             self._failing_since = now
-        elif now >= self._last_try_at():
+        elif now >= self._failing_since + self._give_up_after_s:
+            if self._elsewhere:
+                return True
             message = (
                 f"the endpoint has served nothing for {now - self._failing_since:.0f} s: {error}; "
                 "everything paid for is kept, and the same command goes on from there"
             )
             self._stop(lambda: RunStopped(message))
             raise RunStopped(message) from error
+        return False
 
     def _last_try_at(self) -> float:
-        if self._failing_since is None:
+        if self._failing_since is None or (self._elsewhere and self._open):
             return math.inf
         return self._failing_since + self._give_up_after_s
 
@@ -244,6 +263,17 @@ class Breaker:
     async def _wait(self, until: float) -> None:
         with anyio.CancelScope(deadline=until):
             await self._changed.wait()
+
+    @property
+    def _then(self) -> str:
+        """What is done about an endpoint that is away."""
+        then = "probing now" if self._prober else f"next probe in {self._in(self._probe_at)}"
+        return f"{then}, {_STEPS_IN}" if self._elsewhere else then
+
+    @property
+    def _ended(self) -> str:
+        end = self._end() if self._end else None
+        return f"{end}; {_STEPS_IN}" if self._elsewhere and isinstance(end, Denied) else str(end)
 
     def _in(self, when: float) -> str:
         return f"{max(when - _now(), 0):.0f} s"
@@ -274,8 +304,9 @@ class Retrying:
     async def complete(self, request: ChatRequest) -> ChatResult:
         """One answer, however long it takes.
 
-        Raises ServerFault after `max_attempts`, Rejected and ParseError at once, and Denied or
-        RunStopped when the run cannot go on. Cancelling leaves nothing behind.
+        Raises ServerFault after `max_attempts`, Rejected and ParseError at once, Denied or
+        RunStopped when the run cannot go on, and Elsewhere where the breaker turns it away.
+        Cancelling leaves nothing behind.
         """
         attempts = 0
         tries = 0
@@ -292,7 +323,8 @@ class Retrying:
                 tries -= 1
                 continue
             except RateLimited as error:
-                self.breaker.limited(error)
+                if self.breaker.limited(error, request):
+                    continue
                 delay_s = self._delay_s(tries, error.retry_after_s)
             except Unavailable as error:
                 if successes is None:

@@ -7,12 +7,13 @@ its retries are off. It is imported when a SdkChat is made, and nowhere else.
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from targen_async.chat import Recorder
+from targen_async.chat.refusals import clean
 from targen_async.chat.reply import (
     IDLE_CONNECTION_S,
     MAX_ANSWER_BYTES,
@@ -65,6 +66,7 @@ class SdkChat:
         dialect: Dialect = OPENAI,
         headers: Mapping[str, str] | None = None,
         proxy: str | None = None,
+        secrets: Iterable[str] = (),
         stream: bool = False,
         azure_api_version: str | None = None,
     ) -> None:
@@ -79,8 +81,8 @@ class SdkChat:
         base_url = base_url.rstrip("/")
         azure = bool(azure_api_version) and not base_url.endswith("/v1")
         token = os.environ.get(AD_TOKEN) if azure else None
-        others = (token or "", os.environ.get(_SDK_KEY, "") if azure else "")
-        self._place = place_of(base_url, api_key, headers, proxy, more_secrets=others)
+        secrets = {*secrets, token or "", os.environ.get(_SDK_KEY, "") if azure else ""}
+        self._place = place_of(base_url, api_key, headers, proxy, secrets=secrets)
         self._recorder = recorder
         self._total_timeout_s = total_timeout_s
         self._max_answer_bytes = max_answer_bytes
@@ -92,25 +94,20 @@ class SdkChat:
             "max_retries": 0,
             "timeout": timeout,
             "default_headers": _named(self._place.headers),
-            "http_client": openai.DefaultAsyncHttpxClient(
-                limits=_limits(openai, max_in_flight),
-                timeout=timeout,
-                proxy=proxy,
-                verify=_trusted(),
-                follow_redirects=False,
-                trust_env=False,
-            ),
+            "http_client": _transport(openai, self._place, max_in_flight, timeout),
         }
         self._no_key: dict[str, Any] = {}
         if azure:
-            self._client = _azure(openai, self._place, azure_api_version, token, options)
+            with _sound(self._place, base_url):
+                self._client = _azure(openai, self._place, azure_api_version, token, options)
             return
         if self._place.key is None and "authorization" not in map(str.lower, self._place.headers):
             # The package will not start without a key; for none the header is left out.
             self._no_key["Authorization"] = openai.Omit()
-        self._client = openai.AsyncOpenAI(
-            base_url=base_url, api_key=self._place.key or "none", **options
-        )
+        with _sound(self._place, base_url):
+            self._client = openai.AsyncOpenAI(
+                base_url=base_url, api_key=self._place.key or "none", **options
+            )
 
     async def __aenter__(self) -> Self:
         return self
@@ -183,20 +180,47 @@ class SdkChat:
             if self._recorder and never:
                 self._recorder.void(ticket, "the connection could not be opened")
             if type(cause).__name__ == "ProxyError":
-                said = f"the proxy on the way to {self._place.name} refused it: {cause}"
+                what = clean(str(cause), self._place.secrets)
+                said = f"the proxy on the way to {self._place.name} refused it: {what}"
                 if str(cause)[:3] in ("401", "403", "407"):
                     raise Denied(f"{said}; check `proxy` and its credentials") from error
                 raise Unavailable(said) from error
             raise broken(cause, self._place, opened=not never) from error
 
 
-def _limits(openai: Any, max_in_flight: int) -> Any:  # noqa: ANN401
-    """As many connections as calls, dropped when idle before the server may drop them."""
-    return type(openai.DEFAULT_CONNECTION_LIMITS)(
+@contextmanager
+def _sound(place: Place, address: str) -> Iterator[None]:
+    """The package is stricter about the names of hosts than others are."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "InvalidURL":
+            raise
+        what = clean(str(error), place.secrets)
+        raise UserError(f"the client `sdk` cannot ask {address}: {what}") from error
+
+
+def _transport(
+    openai: Any,  # noqa: ANN401
+    place: Place,
+    max_in_flight: int,
+    timeout: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    # As many connections as calls, dropped when idle before the server may drop them.
+    limits = type(openai.DEFAULT_CONNECTION_LIMITS)(
         max_connections=max_in_flight,
         max_keepalive_connections=max_in_flight,
         keepalive_expiry=IDLE_CONNECTION_S,
     )
+    with _sound(place, "by way of `proxy`"):
+        return openai.DefaultAsyncHttpxClient(
+            limits=limits,
+            timeout=timeout,
+            proxy=place.proxy,
+            verify=_trusted(),
+            follow_redirects=False,
+            trust_env=False,
+        )
 
 
 def _named(headers: Mapping[str, str]) -> dict[str, str]:

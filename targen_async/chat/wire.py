@@ -17,7 +17,13 @@ from targen_async.records import ChatRequest, ChatResult, Message, Usage
 OVERSIZED: Final = b"targen-oversized\n"
 """Put before the stored start of an answer that was longer than we read. No JSON starts so."""
 _OVERSIZED_TEXT_BYTES = 16_384
+_MOST_LOOKED_AT = 2048
+_SHOWN = 80
 _THOUGHT = re.compile(r"\s*(?:<(think|thinking|thought|reasoning)>|\[THINK\])")
+
+_LETTERS_PER_TOKEN = 4
+_NEARLY_NOTHING = 16
+"""Characters: a text that is shorter and was cut says nothing."""
 
 SchemaKind = Literal["json_schema", "json_object", "plain"]
 
@@ -119,16 +125,35 @@ def decode_completion(
     text, refusal = _text_of(message)
     reason = choice.get("finish_reason")
     served = data.get("model")
+    said = _without_thoughts(text)
     return ChatResult(
         key=key,
-        text=_without_thoughts(text),
+        text=said,
         finish_reason=reason if isinstance(reason, str) and reason else "unknown",
         model=served if isinstance(served, str) and served else model,
         usage=_usage_of(data.get("usage")),
         refusal=refusal,
         offset=offset,
         latency_s=latency_s,
+        thought_tokens=_thought_tokens(data.get("usage"), message, len(text) - len(said)),
     )
+
+
+def cut_in_thought(result: ChatResult) -> bool:
+    """Was the answer cut at `max_tokens` before it said anything to speak of?"""
+    if result.finish_reason != "length" or result.refusal:
+        return False
+    return len(result.text.strip()) < _NEARLY_NOTHING or bool(_THOUGHT.match(result.text))
+
+
+def _thought_tokens(usage: object, message: dict[str, object], cut: int) -> int:
+    """`cut`: letters of thoughts that stood before the text."""
+    counted = _reasoning_tokens(usage) if isinstance(usage, dict) else None
+    if counted:
+        return counted
+    shown = [message.get(name) for name in ("reasoning_content", "reasoning")]
+    letters = max(cut, *(len(text) for text in shown if isinstance(text, str)), 0)
+    return -(-letters // _LETTERS_PER_TOKEN)
 
 
 def _first_choice(
@@ -137,17 +162,26 @@ def _first_choice(
     try:
         data = load_json(body)
     except (ValueError, RecursionError) as error:
-        raise ParseError(f"the answer is not JSON: {clean(str(error), secrets)}") from error
+        came = _beginning(body, secrets)
+        raise ParseError(f"{url} did not answer with JSON, but with: {came}") from error
     if not isinstance(data, dict):
-        raise ParseError("the answer is JSON, but not an object")
+        raise ParseError(f"{url} answered with JSON that is no object: {_beginning(body, secrets)}")
     choices = data.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     fault = choice if isinstance(choice, dict) and choice.get("error") else data
     if fault.get("error"):
         raise error_in_answer(fault, url, secrets)
     if not isinstance(choice, dict):
-        raise ParseError("the answer is JSON, but holds no choices")
+        came = _beginning(body, secrets)
+        raise ParseError(f"{url} answered with JSON that holds no choices: {came}")
     return choice, data
+
+
+def _beginning(body: bytes, secrets: tuple[str, ...]) -> str:
+    """How a body begins, for a person who wonders who answered."""
+    # Secrets are looked for in more than is shown: a cut one would not be found.
+    start = clean(body[:_MOST_LOOKED_AT].decode("utf-8", "replace"), secrets)
+    return start[:_SHOWN] + "…" * (len(start) > _SHOWN) or "nothing"
 
 
 def _text_of(message: dict[str, object]) -> tuple[str, str | None]:
@@ -211,7 +245,7 @@ def _usage_of(value: object) -> Usage | None:
     if prompt is None and completion is None:
         return None
     prompt, completion = prompt or 0, completion or 0
-    thought = _count(_inside(value, "completion_tokens_details", "reasoning_tokens"))
+    thought = _reasoning_tokens(value)
     if thought and _count(value.get("total_tokens")) == prompt + completion + thought:
         # Some count what was thought, and charge for it, beside the completion.
         completion += thought
@@ -220,6 +254,10 @@ def _usage_of(value: object) -> Usage | None:
         completion_tokens=completion,
         cached_prompt_tokens=min(prompt, _cached(value)),
     )
+
+
+def _reasoning_tokens(usage: dict[str, object]) -> int | None:
+    return _count(_inside(usage, "completion_tokens_details", "reasoning_tokens"))
 
 
 def _cached(usage: dict[str, object]) -> int:

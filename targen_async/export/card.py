@@ -213,7 +213,11 @@ def _correction(facts: RunFacts, rows: Sequence[Instance]) -> str:
 
 def _cost(facts: RunFacts) -> str:
     spent, wasted = facts.spent, facts.wasted
-    cost = f"{spent.usd:.4f} US dollars" if spent.usd is not None else "prices were not configured"
+    cost = "prices were not configured"
+    if spent.usd is not None:
+        cost = f"{spent.usd:.4f} US dollars"
+    elif facts.usd_at_most is not None:
+        cost = f"at most {facts.usd_at_most:.4f} US dollars: not every answer was counted"
     return (
         f"{facts.calls.served} calls answered; {spent.prompt_tokens} prompt and "
         f"{spent.completion_tokens} completion tokens ({cost}), of which "

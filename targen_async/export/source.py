@@ -50,6 +50,7 @@ class RunFacts(Struct, frozen=True, kw_only=True):
     failed: Mapping[str, int] = field(default_factory=dict)
     calls: Calls = field(default_factory=Calls)
     spent: Spent = field(default_factory=Spent)
+    usd_at_most: float | None = None
     wasted: Spent = field(default_factory=Spent)
     corpus: Corpus | None = None
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -57,6 +57,8 @@ class SimulatedAnswer(Struct, frozen=True, kw_only=True):
     stage: str
     """A stage, or `other` for a prompt of no task."""
     faults: tuple[str, ...] = ()
+    thought_tokens: int = 0
+    """Of the completion."""
 
 
 def answer(request: ChatRequest, settings: SimulatorSettings) -> SimulatedAnswer:
@@ -231,7 +233,7 @@ def _finish(
         text = text[: int(len(text) * luck.uniform(0.2, 0.9))]
         finish_reason = "length"
         done.append("truncation")
-    return _limited(request, ask.stage, text, finish_reason, refusal, done)
+    return _limited(request, settings, ask.stage, text, finish_reason, refusal, done)
 
 
 def _chat(
@@ -244,25 +246,30 @@ def _chat(
     prose = request.json_schema is None or luck.random() < settings.free_text
     text = _CHAT if prose else faults.dump(filler.of_schema(wording, request.json_schema or {}))
     done = ["free_text"] if prose and request.json_schema is not None else []
-    return _limited(request, "other", text, "stop", None, done)
+    return _limited(request, settings, "other", text, "stop", None, done)
 
 
 def _limited(
     request: ChatRequest,
+    settings: SimulatorSettings,
     stage: str,
     text: str,
     finish_reason: str,
     refusal: str | None,
     done: list[str],
 ) -> SimulatedAnswer:
-    """The answer, cut where it is longer than `max_tokens`, with its usage."""
+    """The answer, cut where it is longer than what thoughts leave of `max_tokens`, with usage."""
+    most, thought = request.max_tokens, settings.thinking_tokens
+    if most and thought >= most:
+        text, finish_reason, refusal, thought = "", "length", None, most
     raw = text.encode("utf-8")
-    if request.max_tokens and len(raw) > request.max_tokens * _BYTES_PER_TOKEN:
-        raw = raw[: request.max_tokens * _BYTES_PER_TOKEN]
+    if most and len(raw) > (most - thought) * _BYTES_PER_TOKEN:
+        raw = raw[: (most - thought) * _BYTES_PER_TOKEN]
         text, finish_reason = raw.decode("utf-8", "ignore"), "length"
     said = len(raw) + len((refusal or "").encode())
     usage = Usage(
-        prompt_tokens=prompt_tokens(request), completion_tokens=-(-said // _BYTES_PER_TOKEN)
+        prompt_tokens=prompt_tokens(request),
+        completion_tokens=thought + -(-said // _BYTES_PER_TOKEN),
     )
     return SimulatedAnswer(
         text=text,
@@ -271,6 +278,7 @@ def _limited(
         usage=usage,
         stage=stage,
         faults=tuple(done),
+        thought_tokens=thought,
     )
 
 

@@ -48,6 +48,8 @@ class SimulatorSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     truncation: Rate = 0.0
     free_text: Rate = 0.0
     hostile: Rate = 0.0
+    thinking_tokens: Annotated[int, Meta(ge=0)] = 0
+    """Thought before each answer; they count, and of `max_tokens` they come first."""
 
     latency_ms: Amount = 0.0
     latency_sigma: Amount = 0.0
@@ -85,6 +87,7 @@ _HELP = {
     "truncation": "share of answers cut short with finish_reason length",
     "free_text": "share of answers in prose although JSON was asked for",
     "hostile": "share of answers with HTML, control and bidi characters, {{ name }} or huge values",
+    "thinking_tokens": "tokens to think with before each answer, which count against max_tokens",
     "latency_ms": "median of the log-normal time to an answer",
     "latency_sigma": "sigma of the log-normal time to an answer",
     "error_rate": "share of arrivals answered with 500, 502 or 503",
@@ -121,7 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             group.add_argument(
                 flag, choices=["on", "off"], help=f"{about} (default: {'on' if default else 'off'})"
             )
-        elif name == "random_seed":
+        elif name in ("random_seed", "thinking_tokens"):
             group.add_argument(flag, type=int, metavar="N", help=shown)
         elif name == "api_key":
             group.add_argument(flag, metavar="KEY", help=shown)

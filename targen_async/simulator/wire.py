@@ -114,13 +114,16 @@ def _message(message: _Message) -> Message:
 
 def completion(number: int, created: int, answer: SimulatedAnswer, cached_tokens: int = 0) -> bytes:
     """The body of a 200. Whatever model was asked for, it says which one served."""
+    message = {
+        "role": "assistant",
+        "content": None if answer.refusal else answer.text,
+        "refusal": answer.refusal,
+    }
+    if answer.thought_tokens:
+        message["reasoning_content"] = _thoughts(answer)
     choice = {
         "index": 0,
-        "message": {
-            "role": "assistant",
-            "content": None if answer.refusal else answer.text,
-            "refusal": answer.refusal,
-        },
+        "message": message,
         "finish_reason": answer.finish_reason,
         "logprobs": None,
     }
@@ -136,6 +139,8 @@ def pieces(
     name, text = ("refusal", answer.refusal) if answer.refusal else ("content", answer.text)
     steps = range(0, len(text or ""), _PIECE_CHARACTERS)
     deltas: list[dict[str, Any]] = [{"role": "assistant", "content": "", "refusal": None}]
+    if answer.thought_tokens:
+        deltas.append({"reasoning_content": _thoughts(answer)})
     deltas += [{name: (text or "")[at : at + _PIECE_CHARACTERS]} for at in steps]
     events: list[dict[str, Any]] = [
         {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
@@ -154,14 +159,21 @@ def _head(number: int, created: int, kind: str) -> dict[str, Any]:
     return {"id": id_, "object": kind, "created": created, "model": SIMULATED_MODEL}
 
 
+def _thoughts(answer: SimulatedAnswer) -> str:
+    return "Hm. " * answer.thought_tokens
+
+
 def _usage(answer: SimulatedAnswer, cached_tokens: int) -> dict[str, Any]:
     usage = answer.usage
-    return {
+    told: dict[str, Any] = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": cached_tokens},
     }
+    if answer.thought_tokens:
+        told["completion_tokens_details"] = {"reasoning_tokens": answer.thought_tokens}
+    return told
 
 
 def error(message: str, kind: str, code: str | None = None) -> bytes:

@@ -20,6 +20,7 @@ from aiohttp import web
 
 from targen_async.chat import ChatClient
 from targen_async.chat.http import HttpChat
+from targen_async.chat.reply import broken, place_of
 from targen_async.chat.sdk import SdkChat
 from targen_async.chat.wire import OVERSIZED, Dialect, decode_completion
 from targen_async.errors import (
@@ -327,6 +328,98 @@ def test_a_refusal_that_repeats_the_key_is_told_without_it(client: Client) -> No
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("status", [200, 401])
+def test_short_secrets_and_a_proxys_are_in_no_message(client: Client, status: int) -> None:
+    sent = {"X-Gateway-Token": "tok12", "X-Team": "red"}
+    body = b"tok12, reduced to red, by me:pw-1 or bWU6cHctMQ=="
+
+    async def main() -> None:
+        with proxy(b"HTTP/1.1 %d Echo\r\nContent-Length: %d\r\n\r\n%s" % (status, 49, body)) as (
+            way,
+            _,
+        ):
+            way = way.replace("//", "//me:pw-1@")
+            options = {"headers": sent, "secrets": {"tok12", "red"}, "proxy": way}
+            error = await fails(client, "http://models.example.org/v1", Notes(), **options)
+        assert "***, reduced to ***, by *** or ***" in str(error)
+
+    assert len(body) == 49
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_repeats_secrets_is_recorded_and_returned_without_them(
+    client: Client, stream: bool
+) -> None:
+    """A gateway for tests, or a model that was told its headers."""
+    text = f"I got {KEY} and tok12, of targen"
+    pieces = [event({"content": part}) for part in (text[:12], text[12:20], text[20:])]
+    pieces = [*pieces, event({}, "stop"), b"data: [DONE]\n\n"]
+    body = orjson.dumps(completion(text, model=f"m of {KEY}"))
+    options = {"headers": {"X-Token": "tok12", "X-Title": "targen"}, "secrets": {"tok12"}}
+
+    async def main() -> None:
+        notes = Notes()
+        async with (
+            serving(streaming(pieces) if stream else constant(body)) as url,
+            client(url, notes, stream=stream, **options) as chat,
+        ):
+            result = await chat.complete(request())
+        assert result.text == "I got *** and ***, of targen"
+        assert result.model == ("m@main" if stream else "m of ***")
+        recorded = notes.events[1][1]
+        assert KEY.encode() not in recorded
+        assert b"tok12" not in recorded
+        assert decode_completion(recorded, result.key).text == result.text
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("body", [b"%s\n<html>", b'{"error":"%s"}', b'{"choices":[],"x":"%s"}'])
+def test_an_answer_that_cannot_be_read_is_recorded_without_secrets(
+    client: Client, body: bytes
+) -> None:
+    async def main() -> None:
+        notes = Notes()
+        async with serving(constant(body % KEY.encode())) as url:
+            error = await fails(client, url, notes)
+        assert notes.events[1:] == [("answer", body % b"***")]
+        assert "***" in str(error)
+
+    asyncio.run(main())
+
+
+def test_the_start_of_an_answer_too_long_is_recorded_without_secrets(client: Client) -> None:
+    async def main() -> None:
+        notes = Notes()
+        async with (
+            serving(constant(f"{KEY} ".encode() * 100)) as url,
+            client(url, notes, max_answer_bytes=1000) as chat,
+        ):
+            result = await chat.complete(request())
+        assert set(notes.events[1][1].removeprefix(OVERSIZED)) == set(b"* ")
+        assert set(result.text) == set("* ")
+
+    asyncio.run(main())
+
+
+def test_a_key_that_is_a_word_does_not_spoil_answers(client: Client) -> None:
+    """vLLM's users give EMPTY, others null or none."""
+
+    async def main() -> None:
+        for key in ("EMPTY", "null", "role", "none", "2026"):
+            notes = Notes()
+            body = orjson.dumps(completion(f"EMPTY in 2026: {key}", refusal=None))
+            async with serving(constant(body)) as url, client(url, notes, key) as chat:
+                assert (await chat.complete(request())).text == f"EMPTY in 2026: {key}"
+            assert notes.events[1][1] == body
+            async with serving(constant(f"the key {key} is wrong".encode(), 401)) as url:
+                error = await fails(client, url, Notes(), key=key)
+            assert "the key *** is wrong" in str(error)
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
@@ -406,13 +499,37 @@ def test_a_refused_connection_voids_the_intent(client: Client) -> None:
         with socket.socket() as idle:
             idle.bind(("127.0.0.1", 0))
             notes = Notes()
-            error = await fails(client, f"http://127.0.0.1:{idle.getsockname()[1]}/v1", notes)
+            port = idle.getsockname()[1]
+            error = await fails(client, f"http://127.0.0.1:{port}/v1", notes)
         assert isinstance(error, Unavailable)
-        assert "cannot be reached" in str(error)
+        assert str(error) == (
+            f"http://127.0.0.1:{port}/v1 cannot be reached at 127.0.0.1 port {port}: connection "
+            "refused; start the server there, or correct the base URL"
+        )
         assert error.__cause__ is not None
         assert notes.kinds == ["intent", "void"]
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(
+            "Multiple exceptions: [Errno 99] Cannot assign requested address, [Errno 111] Connect "
+            "call failed ('127.0.0.1', 9)"
+        ),
+        ExceptionGroup(
+            "all attempts failed", [OSError(99, "no such address"), ConnectionRefusedError(111, "")]
+        ),
+    ],
+    ids=["aiohttp", "anyio"],
+)
+def test_of_several_addresses_the_one_that_refuses_is_told(error: Exception) -> None:
+    """A name such as localhost has an address of each family, and one of them may not be there."""
+    place = place_of("http://localhost:9/v1", None, None, None)
+    told = str(broken(error, place, opened=False))
+    assert "cannot be reached at localhost port 9: connection refused; " in told
 
 
 def test_a_connection_that_never_opens_voids_the_intent(client: Client) -> None:
@@ -432,7 +549,10 @@ def test_a_connection_that_never_opens_voids_the_intent(client: Client) -> None:
             for member in crowd:
                 member.close()
         assert isinstance(error, Unavailable)
-        assert "cannot be reached" in str(error)
+        assert str(error) == (
+            f"{url} cannot be reached at 127.0.0.1 port {port}: the connection timed out; check "
+            "the base URL, and firewalls on the way"
+        )
         assert notes.kinds == ["intent", "void"]
 
     asyncio.run(main())
@@ -447,7 +567,27 @@ def test_a_name_that_nobody_knows(client: Client, monkeypatch: pytest.MonkeyPatc
     error = asyncio.run(fails(client, "http://models.example.invalid/v1", notes))
     assert isinstance(error, Unavailable)
     assert "its name is not known; check the base URL" in str(error)
+    assert "cannot be reached at models.example.invalid port 80: " in str(error)
     assert notes.kinds == ["intent", "void"]
+
+
+def test_a_proxy_that_nobody_knows_is_the_one_to_blame(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object, **__: object) -> object:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    for url in ("http://127.0.0.1:8571/v1", "https://models.example.org/v1"):
+        notes = Notes()
+        way = f"http://user:{SECRET}@no-proxy.invalid:3128"
+        error = asyncio.run(fails(client, url, notes, proxy=way))
+        assert isinstance(error, Unavailable)
+        assert str(error) == (
+            f"the proxy on the way to {url} cannot be reached at no-proxy.invalid port 3128: its "
+            "name is not known; check `proxy`"
+        )
+        assert notes.kinds == ["intent", "void"]
 
 
 @asynccontextmanager
@@ -846,11 +986,15 @@ def test_a_proxy_that_is_not_there(client: Client) -> None:
     async def main() -> None:
         with socket.socket() as idle:
             idle.bind(("127.0.0.1", 0))
-            way = f"http://user:{SECRET}@127.0.0.1:{idle.getsockname()[1]}"
+            port = idle.getsockname()[1]
+            way = f"http://user:{SECRET}@127.0.0.1:{port}"
             notes = Notes()
             error = await fails(client, "http://models.example.org/v1", notes, proxy=way)
         assert isinstance(error, Unavailable)
-        assert "cannot be reached" in str(error)
+        assert str(error) == (
+            "the proxy on the way to http://models.example.org/v1 cannot be reached at 127.0.0.1 "
+            f"port {port}: connection refused; check `proxy`"
+        )
         assert notes.kinds == ["intent", "void"]
 
     asyncio.run(main())

@@ -215,6 +215,95 @@ def test_a_reasoning_model_of_openai(tmp_path: Path) -> None:
     )
 
 
+def thought(text: str, reason: str, counted: int | None = None, shown: str = "") -> Answer:
+    status, body = said(text, reason)
+    assert isinstance(body, dict)
+    if shown:
+        body["choices"][0]["message"]["reasoning_content"] = shown
+    if counted is not None:
+        details = {"reasoning_tokens": counted}
+        usage = {"prompt_tokens": 20, "completion_tokens": counted + len(text) // 4}
+        body["usage"] = usage | {"completion_tokens_details": details}
+    return status, body
+
+
+@pytest.mark.parametrize(
+    ("answer", "room"),
+    [
+        (said(), 0),
+        (thought(JSON_TEXT, "stop", 0), 0),
+        (thought(JSON_TEXT, "stop", 80), 4096),
+        (thought(JSON_TEXT, "stop", 1500), 6144),
+        (thought(JSON_TEXT, "stop", 30_000), 32_768),
+        (thought(JSON_TEXT, "stop", shown="Let me see. " * 10), 4096),
+        (thought(JSON_TEXT, "stop", shown="Let me see. " * 500), 6144),
+        (said(f"<think>{'Let me see. ' * 500}</think>{JSON_TEXT}"), 6144),
+    ],
+)
+def test_a_model_that_thinks_gets_room_for_it(tmp_path: Path, answer: Answer, room: int) -> None:
+    found, calls = found_twice(tmp_path, lambda _: answer)
+    assert (found.thinking_tokens, calls, found.plain) == (room, 1, False)
+    assert len(found.notes) == bool(room)
+    assert all(f"{room:,} tokens are added to max_tokens" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("start", ["", "\n\n", '{"words', "<think>Let me see whether"])
+@pytest.mark.parametrize(("text", "plain"), [(JSON_TEXT, False), ("Hello there!", True)])
+def test_an_answer_that_was_cut_in_thought_is_asked_for_with_room(
+    tmp_path: Path, start: str, text: str, plain: bool
+) -> None:
+    limits: list[int] = []
+
+    def answer(body: Body) -> Answer:
+        limits.append(body["max_tokens"])
+        if body["max_tokens"] <= 2000:
+            return thought(start, "length", body["max_tokens"])
+        return thought(text, "stop", 2000)
+
+    found, calls = found_twice(tmp_path, answer)
+    assert (found.thinking_tokens, found.plain, calls) == (8192, plain, 2)
+    assert limits == [512, 512 + 4096]
+    # What was found out holds where room is configured later.
+    again, asked = probed(tmp_path / "journal", answer, thinking_tokens=9000)
+    assert again is not None
+    assert (again.dialect, again.thinking_tokens, asked) == (found.dialect, 0, [])
+
+
+def test_what_it_thought_may_not_end_in_the_room_either(tmp_path: Path) -> None:
+    found, calls = found_twice(tmp_path, lambda b: thought("", "length", b["max_tokens"]))
+    assert (found.thinking_tokens, found.plain, calls) == (18_432, False, 2)
+
+
+def test_an_endpoint_without_so_much_room_is_asked_as_before(tmp_path: Path) -> None:
+    def answer(body: Body) -> Answer:
+        if body["max_tokens"] > 4000:
+            return refused("max_tokens must be at most 4000")
+        return said("", "length")
+
+    found, calls = found_twice(tmp_path, answer)
+    assert (found.dialect, found.thinking_tokens, calls) == (Dialect(), 0, 2)
+
+
+@pytest.mark.parametrize(("room", "sent"), [(0, 512), (1000, 1512)])
+def test_where_room_is_configured_none_is_found(tmp_path: Path, room: int, sent: int) -> None:
+    path = tmp_path / "journal"
+    found, asked = probed(path, lambda _: thought(JSON_TEXT, "stop", 300), thinking_tokens=room)
+    assert found is not None
+    assert (found.thinking_tokens, found.notes) == (0, ())
+    assert [body["max_tokens"] for body in asked] == [sent]
+    # How much it is has no part in what the journal knows the call by.
+    again, asked = probed(path, lambda _: said(), thinking_tokens=room + 1)
+    assert (again, asked) == (found, [])
+    unset, asked = probed(path, lambda _: said())
+    assert unset is not None
+    assert (unset.thinking_tokens, asked) == (4096, [])
+
+
+def test_thoughts_are_seen_in_a_stream(tmp_path: Path) -> None:
+    found, _ = found_twice(tmp_path, lambda _: thought(JSON_TEXT, "stop", 1500), stream=True)
+    assert found.thinking_tokens == 6144
+
+
 def test_the_old_name_where_the_new_one_is_not_known(tmp_path: Path) -> None:
     def answer(body: Body) -> Answer:
         if "max_completion_tokens" in body:
@@ -374,6 +463,28 @@ def test_endpoints_of_one_run_are_told_apart(tmp_path: Path) -> None:
     assert generator is not None
     assert (generator.plain, asked) == (False, [])
     assert len(probed(path, lambda _: said(), role="fallback")[1]) == 1, "the model is the same"
+
+
+def test_another_place_is_asked_anew_and_an_old_one_is_remembered(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    one, asked = probed(path, lambda _: said(), place="http://127.0.0.1:1/v1")
+    two, more = probed(path, lambda _: said("prose"), place="http://127.0.0.1:2/v1")
+    assert one is not None and two is not None
+    assert (one.plain, len(asked), two.plain, len(more)) == (False, 1, True, 1)
+    assert probed(path, lambda _: said(), place="http://127.0.0.1:2/v1") == (two, [])
+    assert probed(path, lambda _: said("prose"), place="http://127.0.0.1:1/v1") == (one, [])
+
+
+def test_streams_are_asked_about_when_they_are_first_wanted(tmp_path: Path) -> None:
+    def answer(body: Body) -> Answer:
+        return refused("stream_options: extra") if "stream_options" in body else said()
+
+    path = tmp_path / "journal"
+    assert len(probed(path, answer)[1]) == 1
+    found, asked = probed(path, answer, stream=True)
+    assert found is not None
+    assert (found.dialect, len(asked)) == (Dialect(omit=frozenset({"stream_options"})), 2)
+    assert probed(path, answer, stream=True) == (found, [])
 
 
 def test_without_calls_only_the_journal_is_asked(tmp_path: Path) -> None:

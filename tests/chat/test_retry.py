@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from targen_async.chat.limit import Limited
-from targen_async.chat.retry import Breaker, Retrying
+from targen_async.chat.retry import Breaker, Elsewhere, Retrying
 from targen_async.errors import (
     Denied,
     ParseError,
@@ -558,3 +558,90 @@ def test_a_server_that_was_down_is_found_again() -> None:
         assert notes.kinds.count("intent") == 13
 
     asyncio.run(main())
+
+
+# ---- callers who have somewhere else to go
+
+
+def handing_over(endpoint: Endpoint, give_up_after_s: float, **options: Any) -> Retrying:
+    breaker = Breaker(give_up_after_s=give_up_after_s, elsewhere=True)
+    limited = Limited(endpoint, gate=breaker.check, **{"max_in_flight": 8, **options})
+    return Retrying(limited, breaker=breaker, rng=random.Random(1))
+
+
+async def turned_away(client: Retrying, key: str) -> float | None:
+    """How long it took until the call was turned away; None: it was served."""
+    start = now()
+    try:
+        await client.complete(request(key))
+    except Elsewhere:
+        return now() - start
+    return None
+
+
+@in_virtual_time
+async def test_who_can_go_elsewhere_waits_for_nobody_when_it_opens() -> None:
+    """Those who stand in line behind others, those whose call failed, and who comes later."""
+    endpoint = Endpoint(lambda _: Unavailable("refused"))
+    client = handing_over(endpoint, 3600)
+    took = await asyncio.gather(*(turned_away(client, str(i)) for i in range(100)))
+    assert all(one is not None and one < 10 for one in took)
+    assert await turned_away(client, "late") in (0.0, pytest.approx(0.2))
+    assert client.breaker.state.startswith("endpoint down")
+
+
+@in_virtual_time
+async def test_a_call_now_and_then_finds_out_when_it_is_back() -> None:
+    start = now()
+    endpoint = Endpoint(lambda _: Unavailable("refused") if now() < start + 7200 else None)
+    client = handing_over(endpoint, 600)
+    away: list[float] = []
+    numbers = iter(range(10**6))
+
+    async def ask() -> None:
+        while now() < start + 7300:
+            if await turned_away(client, str(next(numbers))) is not None:
+                away.append(now())
+                await asyncio.sleep(1)
+
+    await asyncio.gather(*(ask() for _ in range(20)))
+    assert len(away) > 20 * 6000
+    assert start + 7200 < min(endpoint.served) < start + 7265
+    assert max(away) < start + 7265
+    probes = [when for when in endpoint.times() if start + 200 < when < start + 7200]
+    assert all(59 < b - a < 63 for a, b in pairwise(probes))
+    assert client.breaker.state == "endpoint up"
+
+
+@pytest.mark.parametrize("retry_after_s", [None, 86_400.0])
+def test_one_that_only_says_429_is_left_when_it_would_be_given_up(
+    retry_after_s: float | None,
+) -> None:
+    async def main() -> None:
+        slow = RateLimited("quota", status=429, retry_after_s=retry_after_s)
+        endpoint = Endpoint(lambda _: slow)
+        client = handing_over(endpoint, 600)
+        took = await asyncio.gather(*(turned_away(client, str(i)) for i in range(20)))
+        assert all(one is not None and 599 < one < 665 for one in took)
+        sent = len(endpoint.sent)
+        assert await turned_away(client, "late") == 0.0
+        assert len(endpoint.sent) == sent
+        assert "quota" in client.breaker.state
+        # The next that is due tries it, and stays no longer than that.
+        await asyncio.sleep(61)
+        took_s = await turned_away(client, "probe")
+        assert took_s is not None and took_s < 1
+        assert len(endpoint.sent) - sent == (1 if retry_after_s is None else 0)
+
+    virtual_time.run(main())
+
+
+@in_virtual_time
+async def test_a_pause_that_was_asked_for_holds_no_probe_in_a_circle() -> None:
+    """The endpoint asks for a pause, and then is away."""
+    slow = RateLimited("slow", status=429, retry_after_s=100)
+    endpoint = Endpoint(each(slow, *[Unavailable("gone")] * 50))
+    client = handing_over(endpoint, 3600)
+    took = await asyncio.gather(*(turned_away(client, str(i)) for i in range(8)))
+    assert all(one is not None and one < 120 for one in took)
+    assert len(endpoint.sent) < 30

@@ -85,6 +85,17 @@ def test_the_token_is_in_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("version", [None, "2024-10-21"])
+def test_a_host_that_the_package_does_not_take_is_one_sentence(version: str | None) -> None:
+    with pytest.raises(UserError) as caught:
+        sdk("http://a\N{FRACTION SLASH}b/v1", azure_api_version=version)
+    assert str(caught.value).startswith(
+        "the client `sdk` cannot ask http://a\N{FRACTION SLASH}b/v1: "
+    )
+    with pytest.raises(UserError, match="the client `sdk` cannot ask by way of `proxy`: "):
+        sdk("http://h/v1", proxy="http://a\N{FRACTION SLASH}b:3128", azure_api_version=version)
+
+
 def test_nothing_to_sign_in_with_at_azure_is_one_sentence() -> None:
     with pytest.raises(UserError) as caught:
         sdk("https://n.openai.azure.com", None, azure_api_version="2024-10-21")

@@ -473,3 +473,20 @@ def test_retry_after_reaches_the_error() -> None:
         error = error_from(status, {"retry-after": "4"}, b"", URL)
         assert isinstance(error, RateLimited | Unavailable)
         assert error.retry_after_s == 4
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"<html>\n<title>Sign in</title>", "with JSON, but with: <html> <title>Sign in</title>"),
+        (b"", "with JSON, but with: nothing"),
+        (b"no s3cret-k3y " + b"x" * 200, "but with: no *** " + "x" * 73 + "\u2026"),
+        (b'["hello"]', 'with JSON that is no object: ["hello"]'),
+        (b'{"ok": true}', 'with JSON that holds no choices: {"ok": true}'),
+    ],
+)
+def test_what_is_no_completion_is_shown_with_its_address(body: bytes, told: str) -> None:
+    with pytest.raises(ParseError) as caught:
+        decode_completion(body, "k", url="http://a/v1", secrets=("s3cret-k3y",))
+    assert str(caught.value).startswith("http://a/v1 ")
+    assert str(caught.value).endswith(told)

@@ -134,3 +134,13 @@ def test_names_stay_readable() -> None:
     assert safe("not_entailment") == "not_entailment"
     assert safe("gpt-4o-mini") == "gpt-4o-mini"
     assert safe("a <b> & *c*") == "a &lt;b&gt; &amp; \\*c\\*"
+
+
+def test_a_cost_that_is_not_known_is_told_as_what_it_may_be_at_most(tmp_path: Path) -> None:
+    spent = {"prompt_tokens": 1234, "completion_tokens": 567, "usd": None}
+    _, body = card_of(
+        make_run(tmp_path / "one" / "run", real_rows("cb"), spent=spent, usd_at_most=0.5)
+    )
+    assert "tokens (at most 0.5000 US dollars: not every answer was counted)" in body
+    _, body = card_of(make_run(tmp_path / "two" / "run", real_rows("cb"), spent=spent))
+    assert "tokens (prices were not configured)" in body

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -17,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +29,8 @@ from tests.chat.tls import server_context
 from tests.run.test_stops import said
 from tests.running import command, simulator, targen
 
-PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "errors.md"
 KEY = "sk-d0-n0t-t3ll-4321"
 PASSWORD = "s3cr3t-0f-th3-pr0xy"
 VARIES = ("NAME", "MODEL", "URL", "DIR", "FILE", "TEXT", "N")
@@ -45,6 +47,7 @@ class Row(NamedTuple):
 
     seen: str
     code: int
+    section: str
 
     @property
     def pattern(self) -> str:
@@ -54,10 +57,13 @@ class Row(NamedTuple):
 
 def rows() -> list[Row]:
     found: list[Row] = []
+    section = ""
     for line in PAGE.read_text("utf-8").splitlines():
+        if line.startswith("## "):
+            section = line.removeprefix("## ")
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
         if len(cells) == 4 and cells[1].isdecimal():
-            found.append(Row(cells[0], int(cells[1])))
+            found.append(Row(cells[0], int(cells[1]), section))
     return found
 
 
@@ -226,6 +232,11 @@ def key_in_place_of_its_name(folder: Path) -> Done:
     return generate(folder, "--model", "m", "--api-key-env", KEY)
 
 
+@scene("the host in `delivery.base_url` has a name")
+def host_that_cannot_be(folder: Path) -> Done:
+    return at(folder, "http://models..example.org/v1")
+
+
 @scene("the API key holds characters")
 def key_that_cannot_be_sent(folder: Path) -> Done:
     return at(folder, "http://127.0.0.1:9/v1", OPENAI_API_KEY=f"“{KEY}”")
@@ -246,6 +257,11 @@ def secret_header(folder: Path) -> Done:
     return at(folder, "http://127.0.0.1:9/v1", *setting("delivery.headers.X-Token", PASSWORD))
 
 
+@scene("the header 'NAME' begins with `$`")
+def variable_that_cannot_be(folder: Path) -> Done:
+    return at(folder, "http://127.0.0.1:9/v1", *setting("delivery.headers.X-Team", f"${PASSWORD}"))
+
+
 @scene("the value of the header")
 def header_that_cannot_be_sent(folder: Path) -> Done:
     return at(folder, "http://127.0.0.1:9/v1", *setting("delivery.headers.X-Team", "rösti"))
@@ -261,10 +277,23 @@ def bad_proxy(folder: Path) -> Done:
     return at(folder, "http://127.0.0.1:9/v1", *setting("delivery.proxy", "socks5://127.0.0.1:1"))
 
 
+@scene("the host in `proxy` has a name")
+def proxy_host_that_cannot_be(folder: Path) -> Done:
+    proxy = setting("delivery.proxy", "$OUR_PROXY")
+    way = f"http://me:{PASSWORD}@proxy..example.org:3128"
+    return at(folder, "http://127.0.0.1:9/v1", *proxy, OUR_PROXY=way)
+
+
 @scene("`proxy` carries credentials")
 def credentials_in_proxy(folder: Path) -> Done:
     way = f"http://me:{PASSWORD}@127.0.0.1:1"
     return at(folder, "http://127.0.0.1:9/v1", *setting("delivery.proxy", way))
+
+
+@scene("the client `sdk` cannot ask URL")
+def host_not_for_sdk(folder: Path) -> Done:
+    sdk = setting("delivery.client", "sdk")
+    return at(folder, "http://a\N{FRACTION SLASH}b.example.org/v1", *sdk)
 
 
 @scene("wants the openai package")
@@ -281,9 +310,15 @@ def nothing_for_azure(folder: Path) -> Done:
     return generate(folder, *flags)
 
 
-@scene("`max_usd` cannot bind")
+@scene("costs is not known")
 def no_price(folder: Path) -> Done:
     return at(folder, "http://127.0.0.1:9/v1", "--max-usd", 1)
+
+
+@scene("tells only a part of what")
+def half_a_price(folder: Path) -> Done:
+    half = setting("delivery.prices.usd_per_million_prompt_tokens", 1)
+    return at(folder, "http://127.0.0.1:9/v1", "--max-usd", 1, *half)
 
 
 @scene("cannot read the price table")
@@ -349,7 +384,7 @@ def wrong_key(folder: Path) -> Done:
     return asked(folder, refusal(401, f"Incorrect API key provided: {KEY}"))
 
 
-@scene("refused the API key (HTTP 403)")
+@scene("may not use this model or this place")
 def forbidden(folder: Path) -> Done:
     return asked(folder, refusal(403, "Project may not use this model", "forbidden"))
 
@@ -394,7 +429,7 @@ def every_request_breaks_it(folder: Path) -> Done:
     return asked(folder, (500, b"Internal Server Error"))
 
 
-@scene("the answer is not JSON")
+@scene("did not answer with JSON")
 def no_api_at_all(folder: Path) -> Done:
     return asked(folder, (200, b"<html><title>Welcome</title></html>"))
 
@@ -428,17 +463,80 @@ def prose(folder: Path) -> Done:
     return asked(folder, once_greeted(said("I'm sorry, but I can't help with that.")))
 
 
-@scene("questions for seeds in a row")
-def seeds_run_dry(folder: Path) -> Done:
+@scene("answers in a row were cut")
+def no_room_to_think(folder: Path) -> Done:
+    with simulator(thinking_tokens=3000) as endpoint:
+        return at(folder, endpoint.url, "--thinking-tokens", 0)
+
+
+def seeds_answered(folder: Path, reply: Reply) -> Done:
+    """A run that gets contexts, and this where it asks for seeds."""
+
     def answer(body: dict[str, Any]) -> Reply:
         if greeted(body):
             return said('{"words": []}')
         if '"contexts"' in body["messages"][-1]["content"]:
             places = [f"a small shop number {i} where two people sort mail" for i in range(10)]
             return said(json.dumps({"contexts": places}))
-        return said('{"seeds": ["No."]}')
+        return reply
 
     return asked(folder, answer)
+
+
+@scene("; see to the endpoint, and start")
+def login_page_from_now_on(folder: Path) -> Done:
+    return seeds_answered(folder, (200, b"<html><title>Sign in</title></html>"))
+
+
+@scene("give answers more room")
+def answers_too_long(folder: Path) -> Done:
+    return seeds_answered(folder, said('{"seeds": ["She took the letters and then she', "length"))
+
+
+@scene("in a row failed, the last as `refused`")
+def seeds_refused(folder: Path) -> Done:
+    message = {"content": None, "refusal": "I cannot help with that."}
+    answer = {"choices": [{"message": message, "finish_reason": "stop"}], "model": "m"}
+    return seeds_answered(folder, (200, json.dumps(answer).encode()))
+
+
+@scene("what it says is in failures.jsonl: choose")
+def prose_from_now_on(folder: Path) -> Done:
+    return seeds_answered(folder, said("Here you are!"))
+
+
+@scene("brought nothing new: the model repeats itself")
+def seeds_run_dry(folder: Path) -> Done:
+    return seeds_answered(folder, said('{"seeds": ["She sorted the letters by their street."]}'))
+
+
+@scene("brought nothing that can be used (TEXT); read rejected.jsonl")
+def seeds_too_short(folder: Path) -> Done:
+    return seeds_answered(folder, said('{"seeds": ["No."]}'))
+
+
+def triage(folder: Path) -> Path:
+    """A task of the user's own."""
+    return Path(shutil.copytree(ROOT / "examples" / "triage", folder / "triage"))
+
+
+@scene("starves: N tries gave")
+def rows_that_never_pass(folder: Path) -> Done:
+    own = triage(folder)
+    text = (own / "task.toml").read_text("utf-8")
+    about = 'about = "how soon the writer needs help"'
+    # No value of the axis has two words.
+    strict = text.replace(about, f"{about}, words = [2, 9]")
+    assert strict != text
+    (own / "task.toml").write_text(strict, "utf-8")
+    return targen("generate", own, "-n", 4, "--simulate", "--out", folder / "run")
+
+
+@scene("targen simulate --task-folder DIR")
+def simulator_without_the_task(folder: Path) -> Done:
+    with simulator() as endpoint:
+        own = triage(folder)
+        return targen("generate", own, "-n", 4, *endpoint.flags, "--out", folder / "run")
 
 
 # ---- said in passing: the run goes on
@@ -490,6 +588,19 @@ def no_system_message(folder: Path) -> Done:
     )
 
 
+@scene("the model thinks before it answers")
+def reasoning_model(folder: Path) -> Done:
+    with simulator(thinking_tokens=600) as endpoint:
+        return at(folder, endpoint.url)
+
+
+@scene("going on with the fallback")
+def fallback_steps_in(folder: Path) -> Done:
+    with simulator() as second:
+        other = ("--fallback", "second", *setting("delivery.fallback.base_url", second.url))
+        return at(folder, f"http://127.0.0.1:{dead_port()}/v1", *other)
+
+
 @scene("the endpoint does not take `NAME`")
 def no_seed(folder: Path) -> Done:
     return through(
@@ -500,14 +611,28 @@ def no_seed(folder: Path) -> Done:
 # ---- it cannot be reached
 
 
-@scene("its name is not known")
+@scene("its name is not known; check the base URL")
 def unknown_host(folder: Path) -> Done:
     return at(folder, "http://models.invalid/v1")
 
 
-@scene("cannot be reached: Cannot connect to host")
+@scene("URL cannot be reached at NAME port N: connection refused; start the server")
 def nobody_listens(folder: Path) -> Done:
     return at(folder, f"http://127.0.0.1:{dead_port()}/v1")
+
+
+@scene("the connection timed out")
+def nothing_comes_back(folder: Path) -> Done:
+    with socket.socket() as full, ExitStack() as crowd:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        for _ in range(4):
+            member = crowd.enter_context(socket.socket())
+            member.setblocking(False)
+            member.connect_ex(("127.0.0.1", port))
+        url = f"http://127.0.0.1:{port}/v1"
+        return at(folder, url, *setting("delivery.timeouts.connect_s", 0.2))
 
 
 @scene("has a TLS certificate that cannot be trusted")
@@ -585,7 +710,12 @@ def tunnel(folder: Path, status: str) -> Done:
         return done
 
 
-@scene("the proxy on the way to URL cannot be reached")
+@scene("the proxy on the way to URL cannot be reached at NAME port N: its name is not known")
+def proxy_unknown(folder: Path) -> Done:
+    return by_way_of(folder, "http://proxy.invalid:3128")
+
+
+@scene("the proxy on the way to URL cannot be reached at NAME port N: connection refused")
 def proxy_away(folder: Path) -> Done:
     return by_way_of(folder, f"http://127.0.0.1:{dead_port()}")
 
@@ -645,6 +775,7 @@ def tokens_used_up(folder: Path) -> Done:
 @scene("the budget of $N is used up")
 def dollars_used_up(folder: Path) -> Done:
     price = setting("delivery.prices.usd_per_million_completion_tokens", 1000)
+    price += setting("delivery.prices.usd_per_million_prompt_tokens", 0.001)
     return generate(folder, "--simulate", *price, "--max-usd", 2.6, "-n", 20)
 
 
@@ -687,6 +818,21 @@ def folder_in_use(folder: Path) -> Done:
         lock.write(f"process {os.getpid()} on this host")
         lock.flush()
         return generate(folder, "--simulate")
+
+
+@scene("it has just begun, and told nothing yet")
+def folder_just_begun(folder: Path) -> Done:
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(f"process {os.getpid()} on this host")
+        lock.flush()
+        return targen("show", folder)
+
+
+@scene("was killed before it told anything")
+def killed_at_once(folder: Path) -> Done:
+    (folder / "run.toml").touch()
+    return targen("status", folder)
 
 
 @scene("holds a run with another [data]")
@@ -837,6 +983,8 @@ def test_what_the_page_says_is_what_is_printed(
     assert done.returncode == row.code, done.stderr
     complaints = [line for line in done.stderr.splitlines() if line.startswith("targen: ")]
     assert len(complaints) == (row.code in (1, 2)), done.stderr
+    if row.section == "Before anything is sent" and fragment not in BEGUN_BEFORE:
+        assert not (folder / "run").exists(), "a mistake of the user's left a folder behind"
     for fault in ("Traceback", "Unclosed", "never retrieved"):
         assert fault not in done.stdout + done.stderr
     for secret in (KEY, PASSWORD):
@@ -845,4 +993,6 @@ def test_what_the_page_says_is_what_is_printed(
             assert secret.encode() not in file.read_bytes(), file
 
 
+BEGUN_BEFORE = ("there is nothing left to estimate",)
+"""Scenes in which a run is made before the mistake is."""
 JUDGED = test_what_the_page_says_is_what_is_printed.__name__

@@ -9,8 +9,10 @@ from pathlib import Path
 import anyio
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 
 from targen_async import Data, Delivery, RunConfig, RunStopped, generate, read_shards
+from targen_async.config import Correction
 from targen_async.control import RunControl
 from targen_async.manifest import Manifest
 from targen_async.records import ChatRequest
@@ -142,8 +144,6 @@ def test_html_stays_text(tmp_path: Path) -> None:
 
 
 def _correction(mode: str) -> object:
-    from targen_async.config import Correction
-
     return Correction(mode=mode)  # type: ignore[arg-type]
 
 
@@ -193,6 +193,42 @@ def test_a_judge_that_answers_only_one_at_a_time_is_asked_one_at_a_time(tmp_path
     assert not told.failed
 
 
+def test_answers_of_a_judge_that_bought_no_row_cost_what_the_judge_costs(tmp_path: Path) -> None:
+    table = tmp_path / "prices.toml"
+    for name, price in (("m", 1), ("dear", 500)):
+        with table.open("a") as file:
+            file.write(f'[[model]]\nnames = ["{name}"]\nprompt = 0\ncompletion = {price}\n')
+            file.write("known = 2026-11-01\n")
+
+    def twist(request: ChatRequest, body: bytes) -> web.Response | None:
+        whole = json.loads(body)
+        if not asked_for(request, "correction"):
+            return None
+        items = json.loads(whole["choices"][0]["message"]["content"])["items"]
+        if len(items) == 1:
+            return None
+        whole["choices"][0]["message"]["content"] = json.dumps({"items": items[1:]})
+        return web.json_response(whole)
+
+    async def main() -> Manifest:
+        async with endpoint(twist) as (url, _):
+            config = RunConfig(
+                data=Data(task="cb", model="m", contexts=10, correction=Correction(model="dear")),
+                delivery=Delivery(n=30, base_url=url, prices_file=str(table)),
+            )
+            return await generate(config, tmp_path / "run")
+
+    told = anyio.run(main)
+    rejected = sum(
+        note["row"]["provenance"]["usage"]["completion_tokens"]
+        for note in lines(tmp_path / "run" / "rejected.jsonl")
+        if note["reason"] != "surplus" and "row" in note
+    )
+    judged = told.wasted.completion_tokens - rejected
+    assert judged > 0
+    assert told.wasted.usd == pytest.approx((rejected + 500 * judged) / 1e6)
+
+
 def test_a_doubled_row_stays_two_calls_and_one_row(tmp_path: Path) -> None:
     """Trap 7: equal prompts of two keys are two calls; equal rows are refused duplicates."""
     first: list[bytes] = []
@@ -209,6 +245,29 @@ def test_a_doubled_row_stays_two_calls_and_one_row(tmp_path: Path) -> None:
     assert told.wasted.completion_tokens > 0, "a rejected row's tokens bought nothing"
     texts = [tuple(row.fields.values()) for row in read_shards(tmp_path / "run")]
     assert len(set(texts)) == 30
+
+
+def test_cached_tokens_of_rows_that_were_refused_are_counted_and_stand_in_no_row(
+    tmp_path: Path,
+) -> None:
+    """What a cache holds hangs on what was asked just before, and rows must not."""
+    first: list[bytes] = []
+
+    def twist(request: ChatRequest, body: bytes) -> web.Response:
+        if asked_for(request, "instances-neutral"):
+            first.append(body)
+            body = first[len(first) // 2]
+        whole = json.loads(body)
+        whole["usage"]["prompt_tokens_details"] = {"cached_tokens": 8}
+        return web.json_response(whole)
+
+    told, _ = run(twist, tmp_path / "run", n=30, correction=_correction("off"))
+    refused = told.rejected["instances.duplicate"]
+    assert refused >= 3
+    assert told.wasted.cached_prompt_tokens == 8 * refused
+    assert {row.provenance.usage.cached_prompt_tokens for row in read_shards(tmp_path / "run")} == {
+        0
+    }
 
 
 def test_an_endpoint_without_schemas_is_asked_in_words(tmp_path: Path) -> None:
@@ -231,6 +290,75 @@ def test_an_endpoint_without_schemas_is_asked_in_words(tmp_path: Path) -> None:
     assert any(
         '{"right": "\u2026", "wrong": "\u2026", "explanation": "\u2026"}' in p for p in prompts
     )
+
+
+def test_another_address_is_asked_what_it_takes_and_nothing_that_is_known(tmp_path: Path) -> None:
+    asked: list[ChatRequest] = []
+
+    def takes_all(request: ChatRequest, _body: bytes) -> web.Response | None:
+        asked.append(request)
+        return None
+
+    def takes_no_schema(request: ChatRequest, body: bytes) -> web.Response | None:
+        asked.append(request)
+        if request.json_schema is None:
+            return None
+        return web.json_response({"error": "response_format is not supported"}, status=400)
+
+    def probes() -> int:
+        return sum(request.messages[-1].content.startswith("Greet me") for request in asked)
+
+    async def main() -> None:
+        async with endpoint(takes_all) as (first, _), endpoint(takes_no_schema) as (second, _):
+
+            async def make(url: str, n: int) -> Manifest:
+                asked.clear()
+                config = RunConfig(
+                    data=Data(task="copa", model="m", contexts=10),
+                    delivery=Delivery(n=n, base_url=url),
+                )
+                return await generate(config, tmp_path / "run")
+
+            await make(first, 10)
+            assert probes() == 1
+            await make(first + "/", 20)
+            assert probes() == 0 < len(asked), "the same address was probed again"
+            told = await make(second, 30)
+            assert told.delivered == 30 and not told.failed
+            assert probes() == 3
+            refused = [request for request in asked if request.json_schema is not None]
+            assert len(refused) == 2, "after the probe schemas were still sent"
+            texts = [request.messages[-1].content for request in asked]
+            assert not any('"contexts"' in text for text in texts), "known contexts were asked for"
+            await make(second, 40)
+            assert probes() == 0 < len(asked)
+            await make(first, 50)
+            assert probes() == 0 < len(asked)
+            assert all(request.json_schema is not None for request in asked)
+
+    anyio.run(main)
+
+
+def test_rows_are_read_again_though_the_address_of_the_last_start_never_answered(
+    tmp_path: Path,
+) -> None:
+    async def main() -> Manifest:
+        async with endpoint(lambda *_: None) as (url, _):
+            config = RunConfig(
+                data=Data(task="cb", model="m", contexts=10), delivery=Delivery(n=10, base_url=url)
+            )
+            await generate(config, tmp_path / "run")
+        delivery = Delivery(n=10, base_url="http://127.0.0.1:9/v1", give_up_after_s=0.1)
+        away = replace(config, delivery=delivery)
+        more = replace(config, delivery=replace(delivery, n=20))
+        whole = await generate(away, tmp_path / "run")
+        assert (whole.state, whole.simulated) == ("complete", True), "nothing was to be asked"
+        with pytest.raises(RunStopped, match="served nothing"):
+            await generate(more, tmp_path / "run")
+        return await generate(more, tmp_path / "run", again="reparse")
+
+    told = anyio.run(main)
+    assert (told.delivered, told.simulated) == (10, True)
 
 
 def test_too_few_contexts_are_lived_with_and_counted(tmp_path: Path) -> None:

@@ -19,7 +19,12 @@ from targen_async.tasks import prompts_root
 from targen_async.verify import Check
 from tests.running import lines, manifest, rows, targen
 
-PRICES = ("--set", "delivery.prices.usd_per_million_prompt_tokens=1.5")
+PRICES = (
+    "--set",
+    "delivery.prices.usd_per_million_prompt_tokens=1.5",
+    "--set",
+    "delivery.prices.usd_per_million_completion_tokens=6",
+)
 
 
 def made(out: Path, task: object, n: int, *flags: object) -> Path:

@@ -15,8 +15,10 @@ from targen_async import Data, RunConfig, generate_sync
 from targen_async.config import Correction
 from targen_async.embedded import embedded_simulator
 from targen_async.journal import Journal
+from targen_async.records import Judged
 from targen_async.rows import Rows
 from targen_async.rundir import Files
+from targen_async.settle import Settled, settle
 from tests.run.test_failures import one_sentence
 from tests.running import NOISY, command, digest, manifest, rows, simulator, targen
 
@@ -275,7 +277,7 @@ def test_no_row_is_written_before_its_answers_are_synced(
     """Contract 2: what a row is made from is on the disk before the row is."""
     journals: list[Journal] = []
     read: list[int] = [0]
-    open_for_real, read_for_real = Journal.__init__, Rows.result
+    open_for_real = Journal.__init__
     flush_for_real = Files.flush
     flushes = Counter[str]()
 
@@ -283,9 +285,11 @@ def test_no_row_is_written_before_its_answers_are_synced(
         journals.append(journal)
         open_for_real(journal, *arguments, **options)  # type: ignore[arg-type]
 
-    def result(of: Rows, offset: int) -> object:
-        read.append(offset)
-        return read_for_real(of, offset)
+    def settled(of: Rows, judged: Judged, voters: int) -> Settled:
+        # Others read answers meanwhile, of which no row is written yet.
+        answer = judged.answer
+        read.extend((answer.offset, answer.call.seed.offset))
+        return settle(of, judged, voters)
 
     def flush(files: Files) -> None:
         if files.pending:
@@ -293,7 +297,7 @@ def test_no_row_is_written_before_its_answers_are_synced(
         flush_for_real(files)
 
     monkeypatch.setattr(Journal, "__init__", opened)
-    monkeypatch.setattr(Rows, "result", result)
+    monkeypatch.setattr("targen_async.commit.settle", settled)
     monkeypatch.setattr(Files, "flush", flush)
     config = RunConfig(data=Data(task="copa", correction=Correction(mode="off")))
     generate_sync(config, tmp_path / "run")

@@ -171,8 +171,26 @@ def test_only_prompts_whose_common_part_is_long_enough_hit_at_openai() -> None:
     assert instances.hit["1024/128"] >= 0.75 * instances.tokens
 
 
+def test_the_table_of_the_documents_is_what_is_measured() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "endpoints.md").read_text("utf-8")
+    section = page.partition("\n## Prefix caches\n")[2].partition("\n## ")[0]
+    told = [line.strip("| ").split(" | ") for line in section.splitlines() if "%" in line]
+    found = {cells[0]: cells[1:] for cells in told if len(cells) == 2 + len(CACHES)}
+    assert sorted(found) == sorted(list_tasks())
+    for task, (tokens, *percents) in found.items():
+        read = measured(task)
+        instances, every = read["instances"], sum(one.tokens for one in read.values())
+        assert int(tokens.replace(",", "")) == pytest.approx(
+            instances.tokens / instances.calls, rel=0.05
+        )
+        for name, percent in zip(CACHES, percents, strict=True):
+            share = 100 * sum(one.hit[name] for one in read.values()) / every
+            written = float(percent.removesuffix(" %").replace("\N{EN DASH}", "0"))
+            assert written == pytest.approx(share, abs=4), (task, name)
+
+
 def shares() -> Iterator[str]:
-    """The table of the documents: `python -m tests.simulator.test_cache` prints it."""
+    """What docs/endpoints.md has in short: `python -m tests.simulator.test_cache` prints it."""
     for task in list_tasks():
         read = measured(task)
         for stage, one in read.items():

@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from msgspec.structs import replace
 
 from targen_async.records import ChatRequest
 from targen_async.simulator import SimulatorSettings, answer
@@ -112,6 +113,30 @@ def test_an_answer_is_a_chat_completion() -> None:
         assert client.last["usage"]["prompt_tokens"] == expected.usage.prompt_tokens
 
     with_server(use)
+
+
+def test_thoughts_are_shown_and_counted_and_come_first_of_max_tokens() -> None:
+    async def use(client: Client) -> None:
+        honest = answer(contexts_request(7), HONEST)
+        said = honest.usage.completion_tokens
+        assert await client.ask(seed=7) == "200"
+        choice, usage = client.last["choices"][0], client.last["usage"]
+        assert choice["message"]["content"] == honest.text
+        assert len(choice["message"]["reasoning_content"]) == 4 * 300
+        assert usage["completion_tokens"] == 300 + said
+        assert usage["total_tokens"] == usage["prompt_tokens"] + 300 + said
+        assert usage["completion_tokens_details"] == {"reasoning_tokens": 300}
+
+    with_server(use, SimulatorSettings(thinking_tokens=300))
+
+
+@pytest.mark.parametrize(("room", "left"), [(200, 0), (300, 0), (310, 10)])
+def test_thoughts_may_leave_no_room_for_the_answer(room: int, left: int) -> None:
+    asked = replace(contexts_request(7), max_tokens=room)
+    told = answer(asked, SimulatorSettings(thinking_tokens=300))
+    assert (told.finish_reason, len(told.text)) == ("length", 4 * left)
+    assert told.usage.completion_tokens == room
+    assert told.thought_tokens == room - left
 
 
 def test_a_refusal_has_no_content() -> None:

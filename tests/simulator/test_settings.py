@@ -26,6 +26,7 @@ def test_every_setting_has_a_flag() -> None:
     flags = {
         "random_seed": 3,
         "lexicon": "small",
+        "thinking_tokens": 600,
         "burst_s": 2.5,
         "api_key": "k",
         "requests_per_minute": 60.0,
