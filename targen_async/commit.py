@@ -96,7 +96,8 @@ class Committer:
         """Read to the end of the stream, or until n rows are committed."""
         async for judged in incoming:
             self._keep(judged)
-            self._take_what_waits(incoming)
+            for more in incoming.take_waiting():
+                self._keep(more)
             try:
                 self._commit_ready()
             except RunStopped as error:
@@ -107,14 +108,6 @@ class Committer:
             await self.publish()
             if self.done:
                 return
-
-    def _take_what_waits(self, incoming: Incoming) -> None:
-        while True:
-            try:
-                judged = incoming.receive_nowait()
-            except (anyio.WouldBlock, anyio.EndOfStream):
-                return
-            self._keep(judged)
 
     def _keep(self, judged: Judged) -> None:
         # Slots before the watermark come again when a block window is judged whole after a start.
