@@ -13,7 +13,7 @@ from targen_async.budget import Budgeted, Purse
 from targen_async.chat import ChatClient
 from targen_async.chat.http import HttpChat
 from targen_async.chat.lease import Lease
-from targen_async.chat.limit import Limited
+from targen_async.chat.limit import Gate, Limited
 from targen_async.chat.retry import Breaker, Retrying
 from targen_async.chat.sdk import SdkChat
 from targen_async.chat.wire import OPENAI, Dialect
@@ -136,19 +136,23 @@ class Chain:
 
     def probing(self, breaker: Breaker) -> ChatClient:
         """The client for the calls before the stream opens."""
-        budgeted = Budgeted(self.speaker, self._purse, self.address.role)
-        return Retrying(budgeted, breaker=breaker, max_attempts=PROBE_ATTEMPTS)
+        return Retrying(self._budgeted(None), breaker=breaker, max_attempts=PROBE_ATTEMPTS)
+
+    def _budgeted(self, gate: Gate | None) -> ChatClient:
+        if not self._purse.binds:
+            return self.speaker
+        return Budgeted(self.speaker, self._purse, self.address.role, gate=gate)
 
     def open(self, breaker: Breaker) -> ChatClient:
         """The client for the run."""
-        limits, role = self.address.limits, self.address.role
+        limits = self.address.limits
         self.breaker = breaker
         declared = limits.requests_per_minute or limits.tokens_per_minute
         lease = None
         if limits.shared and declared:
             lease = Lease(f"{self.address.base_url}#{self.address.model}", self.address.api_key)
         self.limited = Limited(
-            Budgeted(self.speaker, self._purse, role, gate=breaker.check),
+            self._budgeted(breaker.check),
             gate=breaker.check,
             max_in_flight=limits.max_in_flight,
             requests_per_minute=limits.requests_per_minute,
