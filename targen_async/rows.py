@@ -3,7 +3,7 @@
 Everything here is read back by offset, so a row on disk is a pure function of the journal.
 """
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -78,11 +78,11 @@ class Rows:
         self, journal: Journal, task: Task, forms: Forms, data: Data, material: Material
     ) -> None:
         self.objection = material.objection
-        self._corpus_text = lru_cache(_CACHED_ANSWERS)(material.corpus_text)
+        self._corpus_text = material.corpus_text
         self._journal = journal
         self._generator = data.model
         self._fallback = data.fallback_model
-        self._drafts: dict[int, Draft] = {}
+        self._drafts: OrderedDict[int, Draft] = OrderedDict()
         self._judge = data.correction.model or data.model
         self.task = task
         self.forms = forms
@@ -133,7 +133,7 @@ class Rows:
         if draft.result.model != self._fallback:
             self._drafts[draft.result.offset] = draft
             if len(self._drafts) > _KEPT_DRAFTS:
-                del self._drafts[next(iter(self._drafts))]
+                self._drafts.popitem(last=False)
 
     def outputs(self, result: ChatResult) -> dict[str, str]:
         """The outputs of an instance call. Raises ParseError."""
