@@ -275,7 +275,7 @@ def test_no_row_is_written_before_its_answers_are_synced(
     """Contract 2: what a row is made from is on the disk before the row is."""
     journals: list[Journal] = []
     read: list[int] = [0]
-    open_for_real, read_for_real = Journal.__init__, Rows.result
+    open_for_real, read_for_real = Journal.__init__, Rows.draft
     flush_for_real = Files.flush
     flushes = Counter[str]()
 
@@ -283,7 +283,7 @@ def test_no_row_is_written_before_its_answers_are_synced(
         journals.append(journal)
         open_for_real(journal, *arguments, **options)  # type: ignore[arg-type]
 
-    def result(of: Rows, offset: int) -> object:
+    def draft(of: Rows, offset: int) -> object:
         read.append(offset)
         return read_for_real(of, offset)
 
@@ -293,7 +293,7 @@ def test_no_row_is_written_before_its_answers_are_synced(
         flush_for_real(files)
 
     monkeypatch.setattr(Journal, "__init__", opened)
-    monkeypatch.setattr(Rows, "result", result)
+    monkeypatch.setattr(Rows, "draft", draft)
     monkeypatch.setattr(Files, "flush", flush)
     config = RunConfig(data=Data(task="copa", correction=Correction(mode="off")))
     generate_sync(config, tmp_path / "run")
