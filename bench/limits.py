@@ -83,6 +83,7 @@ def all_runs() -> list[Run]:
         Run("requests", 600.0, False, declared=False),
         Run("requests", 10.0, True, declared=False),
         Run("requests", 10.0, False, declared=False),
+        Run("requests", 10.0, False, 2, declared=False),
     ]
     return [*changes, *plain, *odd]
 

@@ -72,8 +72,10 @@ class Adaptive:
         self._sum = 0.0
         self._count = 0
         self._out = 0
-        # Of a try: the limit and latency before it.
-        self._before: tuple[int, float] | None = None
+        self._used = 0
+        # Of a try: the limit, the latency and the calls under way before it.
+        self._before: tuple[int, float, float] | None = None
+        self._begin_again = False
         self._rest = 0
         self._doubted = False
         # Of the brake.
@@ -86,8 +88,14 @@ class Adaptive:
 
     # ---- told by the limiter
 
-    def answered(self, stage: str, latency_s: float, in_flight: int, now_s: float) -> None:
-        """A call came back `latency_s` after it was sent; `in_flight`: with it."""
+    def answered(
+        self, stage: str, latency_s: float, in_flight: int, out: int, now_s: float
+    ) -> None:
+        """A call came back `latency_s` after it was sent.
+
+        `in_flight`: calls that are out now, with it; `out`: those that were when it was sent, which
+        is what it may have waited for.
+        """
         self._served_since = True
         self._ended += 1
         if self._ended > _FAILED_OF:
@@ -114,7 +122,8 @@ class Adaptive:
         self._scatter += 0.02 * ((off - math.log(self._slow)) ** 2 - self._scatter)
         self._sum += off
         self._count += 1
-        self._out += in_flight
+        self._used += in_flight
+        self._out += out
         if self._count >= self._enough():
             self._judge(now_s)
 
@@ -163,20 +172,23 @@ class Adaptive:
             return
         self._steps = 0
         self.limit = min(self.limit + 1, self._most)
-        if self.limit > top:
+        if self.limit > _CALM * top:
             self._top = None
 
     # ---- the search
 
     def _judge(self, now_s: float) -> None:
         slow = math.exp(self._sum / self._count)
-        used = self._out >= 0.75 * self.limit * self._count
+        out = self._out / self._count
+        used = self._used >= 0.75 * self.limit * self._count
         self._clear()
         self._slow = slow
         if self._starting:
             if slow > _QUEUED:
+                # It may be chance, or long answers: begin anew unless fewer calls are quicker.
                 self._starting = False
-                self._change(max(int(self.limit * _CALM / slow), 1), now_s)
+                self._begin_again = True
+                self._try(max(int(out * max(_CALM / slow, 0.5)), 1), slow, now_s, out)
             elif self.limit >= self._most:
                 self._starting = False
             return
@@ -201,10 +213,13 @@ class Adaptive:
         ):
             self._try(min(math.ceil(self.limit * _STEP), self._most), slow, now_s)
 
-    def _judge_try(self, limit: int, slow_before: float, slow: float, now_s: float) -> None:
+    def _judge_try(
+        self, limit: int, slow_before: float, out: float, slow: float, now_s: float
+    ) -> None:
         """Keep what was tried if it is better, else go back."""
         self._before = None
-        change = math.log(slow / slow_before) / math.log(self.limit / limit)
+        again, self._begin_again = self._begin_again, False
+        change = math.log(slow / slow_before) / math.log(self.limit / out)
         if (change >= _OURS) == (self.limit < limit):
             if change < _OURS:
                 self._settle_at(slow)
@@ -214,6 +229,7 @@ class Adaptive:
             self._settle_at(slow)
         self._rest = _REST
         self._slow = 1.0 if self.limit < limit else slow_before
+        self._starting = self.limit < limit and again
         self._change(limit, now_s)
 
     def _settle_at(self, slow: float) -> None:
@@ -225,8 +241,8 @@ class Adaptive:
         for stage in self._stages.values():
             stage.reference += math.log(factor)
 
-    def _try(self, limit: int, slow: float, now_s: float) -> None:
-        self._before = (self.limit, slow)
+    def _try(self, limit: int, slow: float, now_s: float, out: float | None = None) -> None:
+        self._before = (self.limit, slow, out or self.limit)
         self._change(limit, now_s)
 
     def _change(self, limit: int, now_s: float) -> None:
@@ -236,4 +252,4 @@ class Adaptive:
 
     def _clear(self) -> None:
         self._sum = 0.0
-        self._count = self._out = 0
+        self._count = self._out = self._used = 0

@@ -35,6 +35,20 @@ class Claim(Struct, frozen=True, kw_only=True):
     wants_more: bool
     learnt: dict[str, tuple[float, float]] = {}
     """`requests` or `tokens` to its rate a second, as refusals showed it, and when."""
+    taken: dict[str, tuple[float, float]] = {}
+    """`requests` or `tokens` to how much was taken so far, and how much a second of late."""
+
+
+class Others(Struct, frozen=True):
+    """How much of a quota the other processes took, on this process' own count of it."""
+
+    time_s: float
+    taken: float
+    per_s: float
+
+    def at(self, time_s: float) -> float:
+        """As much as they will have taken by then, should they go on as they do."""
+        return self.taken + (time_s - self.time_s) * self.per_s
 
 
 class Lease:
@@ -55,7 +69,15 @@ class Lease:
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self.learnt: dict[str, tuple[float, float]] = {}
         """What others learnt last of the rates, as in `Claim`."""
+        self.others: dict[str, Others] = {}
+        """What others take, by the name of the limit."""
+        self.leads = True
+        """Whether it is us, of those that want more, who find out whether there is more."""
         self._known = False
+        self._renewed_s = 0.0
+        self._mine: dict[str, float] = {}
+        self._seen: dict[str, Claim] = {}
+        self._looked_s = 0.0
 
     def renew(
         self,
@@ -64,15 +86,22 @@ class Lease:
         used: float,
         wants_more: bool,
         learnt: dict[str, tuple[float, float]] | None = None,
+        taken: dict[str, float] | None = None,
     ) -> float:
         """Write our line and return our share of the quota, between 0 and 1.
 
-        `used`: which part of the whole quota we used of late; `learnt`: as in `Claim`. Never
-        raises: where the file cannot be had this time, the share stays as it is.
+        `used`: which part of the whole quota we used of late; `learnt`: as in `Claim`; `taken`:
+        how much of each limit we took so far. Never raises: where the file cannot be had this
+        time, the share stays as it is.
         """
         self.due_s = now_s + BEAT_S
-        until_s = now_s + EXPIRES_S
-        mine = Claim(until_s=until_s, used=used, wants_more=wants_more, learnt=learnt or {})
+        mine = Claim(
+            until_s=now_s + EXPIRES_S,
+            used=used,
+            wants_more=wants_more,
+            learnt=learnt or {},
+            taken=self._pace(taken or {}, now_s),
+        )
         with contextlib.suppress(OSError):
             claims = self._exchange(now_s, mine)
             if not self._known and len(claims) > 1:
@@ -81,7 +110,39 @@ class Lease:
             self._known = True
             self.share = shares(claims)[self._name]
             self.learnt = _latest(claims)
+            self.leads = self._name == min(
+                (n for n, c in claims.items() if c.wants_more), default=""
+            )
+            self._look_at({n: c for n, c in claims.items() if n != self._name}, now_s)
         return self.share
+
+    def _pace(self, taken: dict[str, float], now_s: float) -> dict[str, tuple[float, float]]:
+        since_s = max(now_s - self._renewed_s, BEAT_S / 2)
+        before, self._mine, self._renewed_s = self._mine, taken, now_s
+        return {
+            name: (amount, max(amount - before.get(name, amount), 0.0) / since_s)
+            for name, amount in taken.items()
+        }
+
+    def _look_at(self, claims: dict[str, Claim], now_s: float) -> None:
+        """Count what the others took since we last looked."""
+        for name in {name for claim in claims.values() for name in claim.taken}:
+            before = self.others.get(name)
+            taken = before.taken if before else 0.0
+            per_s = 0.0
+            for process, claim in claims.items():
+                if name not in claim.taken:
+                    continue
+                amount, pace = claim.taken[name]
+                written_s = claim.until_s - EXPIRES_S
+                seen = self._seen.get(process)
+                if seen is not None and name in seen.taken:
+                    known, old_pace = seen.taken[name]
+                    taken -= known + old_pace * (self._looked_s - (seen.until_s - EXPIRES_S))
+                    taken += amount + pace * (now_s - written_s)
+                per_s += pace
+            self.others[name] = Others(now_s, taken, per_s)
+        self._seen, self._looked_s = claims, now_s
 
     def release(self) -> None:
         """Take our line out, so that the others need not wait for it to expire."""
@@ -107,6 +168,9 @@ class Lease:
                 claims[self._name] = mine
             # In one piece and padded rather than cut first: a process that is killed between
             # two calls would leave an empty file, and an empty file means a share of 1.
+            if not claims:
+                self.path.unlink()  # Whoever opened it just now finds the new one in a second.
+                return claims
             data = msgspec.json.encode(claims)
             old = os.fstat(handle).st_size
             os.pwrite(handle, data + b" " * max(old - len(data), 0), 0)

@@ -97,7 +97,8 @@ class Limited:
             quota.answered(place, result, now_s)
             if self._adaptive:
                 stage = quota.costs.stage_of(request)
-                self._adaptive.answered(stage, now_s - place.sent_s, self.in_flight, now_s)
+                took_s = now_s - place.sent_s
+                self._adaptive.answered(stage, took_s, self.in_flight, place.out, now_s)
             return result
         finally:
             self.in_flight -= 1
@@ -200,6 +201,7 @@ class Limited:
     def _let_go(self, quota: Quota, place: Place, now_s: float) -> None:
         quota.pay(place, now_s)
         self.in_flight += 1
+        place.out = self.in_flight
         self._sent_s = now_s
 
     # ---- shown

@@ -10,7 +10,9 @@ both levels are zero then, and what went out since it was full is its size.
 """
 
 import math
+from collections import deque
 
+from targen_async.chat.lease import Lease, Others
 from targen_async.records import RateLimits
 
 PACE = 0.99
@@ -23,18 +25,19 @@ _RAMP_S = 5.0
 is refused."""
 _SLOW_TRY = 0.1
 _GROUP_S = 5.0
-"""Refusals closer than this are of one event: the time from the first of them is what counts."""
+"""Refusals closer than this are of one event: the time from its first is what counts."""
 _FEWEST = 3
 """Accepted calls between two refusals that say something of a rate."""
 _MANY = 20
-"""As many that say that a rate is higher: a few may have been saved up."""
+"""As many that say it well."""
+_MOVED = 1.1
+"""A rate that rose by this factor since it was last measured is still on its way."""
+_REMEMBERED = 300  # Refused calls; more will not come back in another order than they went.
 _HALVINGS = 6
-_STEP, _STEP_S = 0.8, 1.5
-"""Where others share the quota, a rate is lowered at most by this factor, and as often."""
+_UNSURE_S = 0.3  # What other processes take is known but for this time.
 _CALM = (10.0, 25.0, 100.0, 250.0)
-"""Calls after a refusal before more is tried: when the rate is a guess, is measured by a few calls,
-or by many; three times as many, up to the last, when trying fails, so that refusals stay below one
-in two hundred."""
+"""Calls after a refusal before more is tried: when the rate is a guess, is measured by a few, or by
+many; three times as many, up to the last, when trying fails: less than one in 200 is refused."""
 _DOUBLING_S = 6.0
 _SMOOTH = 0.1
 _TOLERATED = 1.05
@@ -49,12 +52,13 @@ class Meter:
     def __init__(self, name: str, now_s: float, *, per_s: float, declared: bool) -> None:
         self.name = name
         self.share = 1.0
-        self._others = False
-        self._lowered_s = -math.inf
+        self._others: Others | None = None
+        self._all_refused = 0.0
+        self._leads = True
         self.learnt: tuple[float, float] | None = None
         """The whole rate as refusals showed it last, and when."""
         self.spent = 0.0
-        """All that was paid so far, less refunds: a mark for `told`."""
+        """All that was paid so far, less refunds."""
         self.told_by_server = False
         self._ceiling = per_s if declared else math.inf
         self._cap = self._ceiling
@@ -64,32 +68,31 @@ class Meter:
         self._cut = False
         """Whether refusals showed less than the cap."""
         self._time_s = now_s
-        self._largest = 1.0
-        self._unit = 1.0
+        self._largest, self._unit = 1.0, 1.0
         self._size = _UNTOLD_BURST_S * per_s if declared else 1.0
         self._proven_size = 1.0
-        self._certain = 0.0
-        self._at_most = self._size
-        self._tried = 0.0
-        self._try_at_s = now_s
-        self._asked_s = now_s
-        self._spent_when_asked = 0.0
+        self._certain, self._at_most = 0.0, self._size
+        self._tried, self._try_at_s = 0.0, now_s
+        self._asked_s, self._spent_when_asked = now_s, 0.0
         # Of learning from refusals.
         self._begun_s = now_s
-        self._anchor_s = -math.inf
-        self._anchor_mark = 0.0
+        self._anchor_s, self._anchor_mark, self._anchor_amount = -math.inf, 0.0, 1.0
+        self._anchor_others = 0.0
         self._refused = 0.0
+        """Of calls sent since the anchor."""
+        self._latest: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)
+        """The last refused calls: when they were sent, and their size."""
         self._refused_at_s = -math.inf
         self._since_refusal = 0.0
         self._overflowed = False
         self._calm = _CALM[2]
+        self._measured = declared
         self._halvings = _HALVINGS
         self._halved_at_s = now_s
         # Of learning from headers.
         self._told_per_s: float | None = None
         self._mark: tuple[float, float, float] | None = None
-        self._is_window = False
-        self._window_end_s = -math.inf
+        self._is_window, self._window_end_s = False, -math.inf
         self._window_s = 0.0
         """Longest time to a new window that was told."""
 
@@ -111,14 +114,21 @@ class Meter:
         self._asked_s, self._spent_when_asked = now_s, self.spent
         return min(max(used, 0.0), 1.0)
 
-    def set_share(self, share: float, now_s: float) -> None:
+    @property
+    def taken(self) -> float:
+        """As much as the endpoint let us have, or will."""
+        return self.spent - self._all_refused
+
+    def set_share(self, lease: Lease, now_s: float) -> None:
         """From now on this part of the quota is ours, and of what it holds just now as well."""
         self._flow(now_s)
-        self._others = share < 1
+        share = lease.share
+        self._others = lease.others.get(self.name) if share < 1 else None
+        self._leads = lease.leads or share == 1
         part = share / self.share
         if abs(part - 1) > 0.1:
             # What was measured until now was measured with another part of the rate.
-            self._anchor_s = -math.inf
+            self._anchor_s, self._anchor_mark = -math.inf, 0.0
         self._certain = min(self._certain, self._certain * part)
         if self._at_most > 0:
             self._at_most *= part
@@ -139,13 +149,13 @@ class Meter:
     @property
     def per_s(self) -> float:
         """Our part of the rate, as it is believed to be now."""
-        rate = self._per_s
-        if self._uncertain_rate:
-            beyond = self._since_refusal - self._calm * self._unit
+        rate = self._per_s * self.share
+        if self._uncertain_rate and self._leads:
+            beyond = self._since_refusal / self.share - self._calm * self._unit
             if beyond > 0:
-                rate *= 2.0 ** min(beyond / (self._per_s * self.share * _DOUBLING_S), 20.0)
-            rate = min(rate, self._cap)
-        return rate * self.share
+                more = 2.0 ** min(beyond / (self._per_s * _DOUBLING_S), 20.0)
+                rate += min(self._per_s * more, self._cap) - self._per_s
+        return rate
 
     def wait_s(self, amount: float, now_s: float) -> float:
         """Seconds until `amount` may be paid; 0.0: now."""
@@ -165,8 +175,8 @@ class Meter:
         """Take `amount` out; `wait_s` was zero."""
         if self._certain < amount:
             # Headers raise what is certain with each answer, and others may have had the burst.
-            slowly = self.told_by_server or self._others
-            rate = self.per_s * (_SLOW_TRY if slowly else 1) + self._tried / _RAMP_S
+            slow = _SLOW_TRY if self.told_by_server or self._others else 1.0
+            rate = self.per_s * slow + self._tried / _RAMP_S
             beyond = amount - max(self._certain, 0.0)
             self._tried += beyond
             self._try_at_s = now_s + beyond / rate
@@ -188,11 +198,6 @@ class Meter:
         self.spent -= amount
         self._since_refusal -= amount
 
-    @property
-    def _room(self) -> float:
-        """As much as the bucket can hold for us."""
-        return max(self._size * self.share, self._largest, self.per_s)
-
     def _flow(self, now_s: float) -> float:
         """Let in what has accrued; returns the rate it flows at."""
         rate = self.per_s * PACE
@@ -210,7 +215,8 @@ class Meter:
         if self._certain > proven:
             self._certain = proven
             self._overflowed = True
-        self._at_most = min(self._at_most + gained, max(self._room, self._certain))
+        room = max(self._size * self.share, self._largest, self.per_s)
+        self._at_most = min(self._at_most + gained, max(room, self._certain))
         return rate
 
     # ---- learning from refusals
@@ -225,8 +231,10 @@ class Meter:
         self._certain += amount
         self._at_most += amount
         self._since_refusal -= amount
+        self._all_refused += amount
         if sent_s > self._anchor_s:
             self._refused += amount
+        self._latest.append((sent_s, amount))
 
     def empty(self, pending: float, now_s: float) -> None:
         """There is not as much as a call that was refused wanted.
@@ -240,14 +248,12 @@ class Meter:
         self._proven_size = min(self._proven_size, self._size)
         self._at_most = min(self._at_most, 0.0)
         self._certain = min(self._certain, -pending, 0.0)
-        self._tried = 0.0
-        self._try_at_s = now_s
+        self._tried, self._try_at_s = 0.0, now_s
 
     def pressure(self, now_s: float) -> float:
         """How much of the rate was used since the last refusal: the limit that is hit has most."""
-        anchored = self._anchor_s > -math.inf
-        since_s, mark = (self._anchor_s, self._anchor_mark) if anchored else (self._begun_s, 0.0)
-        return (self.spent - mark) / max((now_s - since_s) * self._per_s, 1e-9)
+        since_s = max(self._anchor_s, self._begun_s)
+        return (self.spent - self._anchor_mark) / max((now_s - since_s) * self._per_s, 1e-9)
 
     def learn_from_refusal(self, mark: float, amount: float, sent_s: float, now_s: float) -> None:
         """The bucket is empty and was at the last refusal: what went between is the rate.
@@ -263,45 +269,49 @@ class Meter:
         # Where less was asked for than flowed in, the bucket may have run over: then what went
         # between says nothing. With no rate but a learnt one, that is not known.
         spilt = self._overflowed and gap_s > _GROUP_S and self._ceiling < math.inf
+        stale = not anchored or gap_s > _GROUP_S
+        later = sum(size for when_s, size in self._latest if when_s >= sent_s)
         if anchored and not spilt and not outage:
-            # The refused call itself is among the refused, but not in front of its mark.
-            accepted = mark - self._anchor_mark - self._refused + amount
-            span_s = (sent_s - self._anchor_s) * self.share
-            # What we were left with says less of the rate where others take from it, too.
-            fewest = _MANY if self._others else _FEWEST
-            if accepted >= fewest * self._unit and span_s > 0.05:
-                self._correct(accepted, span_s, now_s)
-            elif self._cap == math.inf and sent_s > self._halved_at_s and self._halvings:
+            accepted = mark - self._anchor_mark - (self._refused - later)
+            span_s = sent_s - self._anchor_s
+            if self._others:
+                accepted += self._others.at(sent_s) - self._anchor_others
+            if accepted >= _FEWEST * self._unit and span_s > 0.05:
+                self._correct(accepted, amount, span_s, now_s)
+                stale = stale or sent_s - self._anchor_s > _GROUP_S
+            elif not self._measured and sent_s > self._halved_at_s and self._halvings:
                 # Nothing to measure by yet, and no idea of the rate.
                 self._halvings -= 1
                 self._halved_at_s = now_s
                 self._per_s /= 2
                 self._calm = _CALM[0]
-        if not anchored or gap_s > _GROUP_S or spilt:
-            self._anchor_s, self._anchor_mark = sent_s, mark
-            self._refused = amount
-            self._overflowed = False
-        self._refused_at_s = now_s
-        self._since_refusal = 0.0
+        if stale:
+            self._anchor_s, self._anchor_mark, self._anchor_amount = sent_s, mark, amount
+            self._anchor_others = self._others.at(sent_s) if self._others else 0.0
+            self._refused, self._overflowed = later, False
+        self._refused_at_s, self._since_refusal = now_s, 0.0
 
-    def _correct(self, accepted: float, span_s: float, now_s: float) -> None:
-        """So much went through between two times at which the bucket was empty."""
-        measured = (accepted + 0.5 * self._unit) / span_s
+    def _correct(self, accepted: float, amount: float, span_s: float, now_s: float) -> None:
+        """So much went through between two times at which the bucket was empty.
+
+        Empty means less in it than the refused call wanted, `amount` this time: so the rate is
+        known but for what may have been left over, which matters where calls are few or large.
+        """
+        unsure = _UNSURE_S * self._others.per_s if self._others else 0.0
+        lowest = (accepted - self._anchor_amount - unsure) / span_s
+        # On the lower side: a rate that is too high goes on being refused.
+        measured = min(max(self._per_s, lowest), (accepted + 0.5 * (amount + unsure)) / span_s)
         many = accepted >= _MANY * self._unit
-        if self._others and measured < self._per_s:
-            # How much of the shortfall the others had is not known: step by step.
-            if now_s - self._lowered_s < _STEP_S:
-                return
-            self._lowered_s = now_s
-            measured = max(measured, _STEP * self._per_s)
-        calm = _CALM[2] if many else _CALM[1]
+        self._measured = True
+        # A rate that is higher by far changed in between, so it is likely to be higher still.
+        calm = _CALM[2] if many and measured < _MOVED * self._per_s else _CALM[1]
         if abs(measured / self._per_s - 1) < 0.03 and self._uncertain_rate:
             # Nothing new: more was tried, or a little too much was asked for.
             calm = min(3 * self._calm, _CALM[3])
-        if measured < self._per_s * (1.0 if many else 0.97):
+        if measured < self._per_s:
             self._per_s = measured
             self._uncertain_rate = self._cut = True
-        elif self._uncertain_rate and many:
+        elif self._uncertain_rate:
             self._per_s = min(measured, self._cap)
         self._calm = calm
         if many:
@@ -323,7 +333,8 @@ class Meter:
         """The endpoint says how much is left.
 
         It may have counted when the call came or when it was answered, so both are allowed for.
-        `mark`: `spent` when the call was sent, at `sent_s`. `pending`: as in `empty`.
+        `mark`: `spent` before what it may not have counted when the call came that was sent at
+        `sent_s`. `pending`: as in `empty`.
         """
         self.told_by_server = True
         rate = self._flow(now_s)
@@ -340,7 +351,9 @@ class Meter:
             self._at_most = max(self._at_most, low)
         self._proven_size = min(max(self._proven_size, remaining), self._size)
         self._at_most = min(self._at_most, high)
-        self._certain = min(max(self._certain, low), self._at_most)
+        if remaining > 0:  # Or else answers may have taken more than there was.
+            self._certain = max(self._certain, low)
+        self._certain = min(self._certain, self._at_most)
         self._tried = 0.0
 
     @property
@@ -359,8 +372,7 @@ class Meter:
         move while calls are counted.
         """
         used = limit - remaining
-        whole = reset_s == int(reset_s) and reset_s < 5
-        if used < 2 or remaining <= 0 or reset_s <= 0 or whole:
+        if used < 2 or remaining <= 0 or reset_s <= 0 or (reset_s < 5 and reset_s == int(reset_s)):
             return
         # What remains is rounded down.
         seen = (used - 0.5) / reset_s

@@ -1,18 +1,22 @@
 """The limits of one endpoint: paid before a call, settled after it. No I/O, no clock of its own."""
 
 import asyncio
+from collections import deque
 
 from targen_async.chat.cost import Costs, LastMinute
-from targen_async.chat.lease import Lease
+from targen_async.chat.lease import BEAT_S, Lease
 from targen_async.chat.meter import Meter
 from targen_async.errors import ChatError, RateLimited, Rejected
 from targen_async.records import ChatRequest, ChatResult, RateLimits
+
+_ON_THE_WAY_S = 0.25
+"""Calls overtake each other on their way, connecting included, by no more than this."""
 
 
 class Place:
     """A place in line, and what the call will probably cost."""
 
-    __slots__ = ("answer", "cost", "future", "marks", "request", "sent_s")
+    __slots__ = ("answer", "cost", "early_marks", "future", "marks", "out", "request", "sent_s")
 
     def __init__(self, request: ChatRequest) -> None:
         self.request = request
@@ -21,8 +25,12 @@ class Place:
         self.answer = 0.0
         """Those of its answer."""
         self.sent_s = 0.0
+        self.out = 0
+        """Calls that were out when it was sent, with it."""
         self.marks = (0.0, 0.0)
         """What the meters had counted when it was sent."""
+        self.early_marks = (0.0, 0.0)
+        """The same for the first call that the endpoint may not have counted when this one came."""
         self.future: asyncio.Future[None] | None = None
 
 
@@ -51,6 +59,8 @@ class Quota:
         self._pending = 0.0
         self._begun_s = now_s
         self._sent = 0
+        self._on_the_way: deque[tuple[float, tuple[float, float]]] = deque()
+        """When the last calls went, and what the meters had counted before each."""
 
     # ---- before a call
 
@@ -87,6 +97,11 @@ class Quota:
         """The call goes out now; `wait_s` was zero."""
         calls, tokens = self.requests, self.tokens
         place.marks = (calls.spent if calls else 0.0, tokens.spent if tokens else 0.0)
+        on_the_way = self._on_the_way
+        on_the_way.append((now_s, place.marks))
+        while on_the_way[0][0] < now_s - _ON_THE_WAY_S:
+            on_the_way.popleft()
+        place.early_marks = on_the_way[0][1]
         if calls is not None:
             calls.pay(1.0, now_s)
         if tokens is not None:
@@ -110,14 +125,18 @@ class Quota:
     def renew(self, lease: Lease, *, hungry: bool, now_s: float) -> None:
         """Tell the other processes how much we need, and learn how much is ours."""
         meters = [meter for meter in (self.requests, self.tokens) if meter is not None]
-        if meters:
-            used = max(meter.used_since_asked(now_s) for meter in meters)
-            learnt = {meter.name: meter.learnt for meter in meters if meter.learnt is not None}
-            share = lease.renew(now_s, used=used, wants_more=hungry, learnt=learnt)
-            for meter in meters:
-                meter.set_share(share, now_s)
-                if meter.name in lease.learnt:
-                    meter.adopt(*lease.learnt[meter.name])
+        if not meters:
+            # No limit showed itself so far, so there is nothing to share.
+            lease.due_s = now_s + BEAT_S
+            return
+        used = max(meter.used_since_asked(now_s) for meter in meters)
+        learnt = {meter.name: meter.learnt for meter in meters if meter.learnt is not None}
+        taken = {meter.name: meter.taken for meter in meters}
+        lease.renew(now_s, used=used, wants_more=hungry, learnt=learnt, taken=taken)
+        for meter in meters:
+            meter.set_share(lease, now_s)
+            if meter.name in lease.learnt:
+                meter.adopt(*lease.learnt[meter.name])
 
     # ---- after a call
 
@@ -201,7 +220,7 @@ class Quota:
                 said.requests_limit,
                 said.requests_remaining,
                 said.requests_reset_s,
-                mark=place.marks[0],
+                mark=place.early_marks[0],
                 pending=0.0,
                 sent_s=place.sent_s,
                 now_s=now_s,
@@ -214,7 +233,7 @@ class Quota:
                 said.tokens_limit,
                 said.tokens_remaining,
                 said.tokens_reset_s,
-                mark=place.marks[1],
+                mark=place.early_marks[1],
                 pending=self._pending,
                 sent_s=place.sent_s,
                 now_s=now_s,

@@ -24,6 +24,9 @@ from targen_async.records import ChatRequest, ChatResult
 
 BACK_OFF_CAP_S = 60.0
 _FAILURES_TO_OPEN = 5
+_ALONE = 7
+"""Calls of one request that may break although others were served since its first one broke. Where
+one call in five breaks by chance, so many do for one request in 400,000."""
 
 
 class Held(Exception):
@@ -48,6 +51,7 @@ class Breaker:
 
     def __init__(self, *, give_up_after_s: float) -> None:
         self.resume_at = -math.inf
+        self.successes = 0
         self._give_up_after_s = give_up_after_s
         self._failing_since: float | None = None
         self._failures = 0
@@ -150,6 +154,7 @@ class Breaker:
 
     def served(self) -> None:
         """The endpoint did its work."""
+        self.successes += 1
         self._failing_since = None
         self._close()
 
@@ -251,7 +256,8 @@ class Retrying:
 
     The `Limited` is given `breaker.check` as its gate, so that those who stand in line turn back
     when the endpoint goes away. `ChatResult.attempts` counts answers that blame the request: the
-    final one and every ServerFault before it.
+    final one and every ServerFault before it. A request whose calls go on breaking while others
+    are served is to blame, too: it would be asked, and perhaps paid, until the end of the run.
     """
 
     def __init__(
@@ -275,6 +281,8 @@ class Retrying:
         """
         attempts = 0
         tries = 0
+        broken = 0
+        successes: int | None = None
         while True:
             await self.breaker.admit(request)
             tries += 1
@@ -289,6 +297,13 @@ class Retrying:
                 self.breaker.limited(error)
                 delay_s = self._delay_s(tries, error.retry_after_s)
             except Unavailable as error:
+                if successes is None:
+                    successes = self.breaker.successes
+                broken += self.breaker.successes > successes
+                if broken >= _ALONE:
+                    self.breaker.answered()
+                    message = f"{error}; {broken} times, while other requests were served"
+                    raise ServerFault(message, status=error.status) from error
                 if self.breaker.unavailable(error, request):
                     continue
                 delay_s = self._delay_s(tries, error.retry_after_s)

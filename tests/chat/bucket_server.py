@@ -17,11 +17,21 @@ BYTES_PER_TOKEN = 4
 
 
 class BucketServer:
-    """Counts on arrival and on answering, as the simulator does; the way there takes a while."""
+    """Counts on arrival and on answering, as the simulator does; the way there takes a while.
+
+    `tells_arrival`: an answer says how much was left when its request came, as gateways do.
+    """
 
     def __init__(
-        self, *, latency_s: float = 0.2, way_s: float = 0.01, answer: int = 50, **settings: Any
+        self,
+        *,
+        latency_s: float = 0.2,
+        way_s: float = 0.01,
+        answer: int = 50,
+        tells_arrival: bool = False,
+        **settings: Any,
     ) -> None:
+        self.tells_arrival = tells_arrival
         self.limits = Limits(SimulatorSettings(**settings))
         self.latency_s = latency_s
         self.way_s = way_s
@@ -47,9 +57,11 @@ class BucketServer:
             )
         self.served.append((now(), request.key))
         self.tokens += prompt + self.answer
+        at_arrival = self.limits.headers(now())
         await asyncio.sleep(self.latency_s * self._luck.uniform(0.7, 1.3))
         self.limits.spend(self.answer)
-        said = rate_limits(self.limits.headers(now()), 0.0)
+        told = at_arrival if self.tells_arrival else self.limits.headers(now())
+        said = rate_limits(told, 0.0)
         await self._way()
         usage = Usage(prompt_tokens=prompt, completion_tokens=self.answer)
         return ChatResult(

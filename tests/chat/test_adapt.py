@@ -142,6 +142,26 @@ def test_stages_of_different_length_do_not_look_like_a_queue(parallel: int) -> N
     virtual_time.run(main())
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_few_long_calls_at_the_start_hold_back_nobody_later(seed: int) -> None:
+    """As of a run: ten contexts, some dozens of seeds, then rows by the thousand, all with as
+    long a tail as a language model's answers have."""
+
+    async def main() -> None:
+        server = Workers(10**6, sigma=1.0, lengths={"contexts": 4.0})
+        server.luck = random.Random(seed)
+        client = adaptive(server)
+        await press(client, server, 4, workers=10)
+        server.lengths = {"seeds": 2.0}
+        await press(client, server, 6, workers=32)
+        server.lengths = {"rows": 1.0}
+        limits = await press(client, server, 60)
+        assert sum(limits[:20]) / 20 >= 0.4 * 256
+        assert sum(limits) / 60 >= 0.8 * 256
+
+    virtual_time.run(main())
+
+
 def test_a_stage_that_begins_late_is_measured_against_the_others() -> None:
     """Rows are asked for after contexts, and take a quarter of their time."""
 
@@ -231,5 +251,6 @@ def test_it_stays_between_one_and_the_most(most: int) -> None:
             case 1:
                 found.failed(now_s)
             case _:
-                found.answered("s", luck.lognormvariate(0, 2), luck.randint(0, most), now_s)
+                took_s, out = luck.lognormvariate(0, 2), luck.randint(1, most)
+                found.answered("s", took_s, luck.randint(0, most), out, now_s)
         assert 1 <= found.limit <= most

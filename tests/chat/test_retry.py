@@ -347,6 +347,35 @@ async def test_one_request_that_breaks_its_server_keeps_nobody_else_out() -> Non
 
 
 @in_virtual_time
+async def test_one_request_that_always_breaks_ends_although_the_endpoint_is_up() -> None:
+    """It is given up after eight calls; the others, and the run, go on."""
+    broken = Unavailable("connection reset")
+    server = Endpoint(lambda asked: broken if asked.key == "k/poison" else None)
+    client = Retrying(server, breaker=Breaker(give_up_after_s=3600), rng=random.Random(1))
+
+    async def poison() -> None:
+        with pytest.raises(ServerFault, match="connection reset; 7 times, while other requests"):
+            await client.complete(request("k/poison"))
+
+    async with asyncio.timeout(600), asyncio.TaskGroup() as group:
+        group.create_task(poison())
+        for number in range(20):
+            group.create_task(client.complete(request(f"k/{number}")))
+    assert sum(key == "k/poison" for _, key in server.sent) == 8
+    assert client.breaker.waits_for == ""
+
+
+@in_virtual_time
+async def test_an_outage_is_no_fault_of_a_request() -> None:
+    """Calls that fail with all others are asked again for as long as it takes."""
+    start = now()
+    server = Endpoint(lambda _: Unavailable("reset") if now() < start + 1800 else None)
+    client = Retrying(server, breaker=Breaker(give_up_after_s=3600), rng=random.Random(1))
+    await asyncio.gather(*(client.complete(request(f"k/{number}")) for number in range(30)))
+    assert len(server.served) == 30
+
+
+@in_virtual_time
 async def test_the_next_in_line_probes_when_the_first_is_cancelled_at_its_turn() -> None:
     endpoint = Endpoint(each(*[Unavailable("x")] * 5))
     client = stack(endpoint)
