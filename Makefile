@@ -1,13 +1,15 @@
 # make demo    set up, make 200 rows on the simulated endpoint, show five of them
 # make test    set up, run all tests
 # make lint    ruff and mypy
-# make bench   what a call and an import cost; a few minutes, for an idle machine
+# make bench   how fast it is, beside two others; under 15 minutes, for an idle machine
+#
+# test-long, soak (30 minutes) and bench-full (two hours) are for whoever changes the engine.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: demo test quick lint bench clean
+.PHONY: demo test quick test-long lint bench bench-full soak clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/core
@@ -18,19 +20,30 @@ demo: $(VENV)/core
 	$(BIN)/targen show $(DEMO) -n 5
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -q -n auto --dist loadscope
+	$(BIN)/python -m pytest -q -n auto --dist loadscope -m "not long"
 
 quick: $(VENV)/dev
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow and not long"
+
+test-long: $(VENV)/dev
+	$(BIN)/python -m pytest -q -n auto --dist loadscope -m long --timeout 7200
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/dev
+bench: $(VENV)/bench
+	$(BIN)/python bench/peers/setup.py openai_sdk curator_rows
 	$(BIN)/python bench/startup.py
-	$(BIN)/python bench/engine.py --json bench/results/engine.json
+	$(BIN)/python bench/report.py
+
+bench-full: $(VENV)/bench
+	$(BIN)/python bench/peers/setup.py
+	$(BIN)/python bench/report.py --full
+
+soak: $(VENV)/bench
+	$(BIN)/python bench/soak.py
 
 # A stamp a set of packages: made again when pyproject.toml changes.
 $(VENV)/core: pyproject.toml
@@ -44,5 +57,9 @@ $(VENV)/dev: $(VENV)/core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
+$(VENV)/bench: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) bench/.venvs runs build dist .mypy_cache .ruff_cache .pytest_cache

@@ -233,6 +233,9 @@ class Asker:
                 body_of(frame.payload), key=request.key, offset=offset, model=request.model
             )
         except ParseError as error:
+            if stage == "probe":
+                # What answered was no model's endpoint; it may have been mended.
+                return None
             return _failure(stage, request, error.kind, str(error), 0, None)
         except ChatError:
             # An error object under status 200: it was retried at the time, and is again.

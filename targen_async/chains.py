@@ -161,12 +161,17 @@ class Chain:
 
     def probing(self, breaker: Breaker) -> ChatClient:
         """The client for the calls before the stream opens."""
-        budgeted = Budgeted(self.speaker, self._purse, self.address.role)
-        return Retrying(budgeted, breaker=breaker, max_attempts=PROBE_ATTEMPTS)
+        asked = self._budgeted(self.speaker)
+        return Retrying(asked, breaker=breaker, max_attempts=PROBE_ATTEMPTS)
+
+    def _budgeted(self, client: ChatClient) -> ChatClient:
+        if not self._purse.binds:
+            return client
+        return Budgeted(client, self._purse, self.address.role)
 
     def open(self, breaker: Breaker, room: int) -> ChatClient:
         """The client for the run. `room`: tokens to think with, where none are configured."""
-        limits, role = self.address.limits, self.address.role
+        limits = self.address.limits
         self.breaker = breaker
         lease = None
         if limits.shared:
@@ -180,7 +185,7 @@ class Chain:
             adaptive=limits.adaptive,
             lease=lease,
         )
-        client = Retrying(Budgeted(self.limited, self._purse, role), breaker=breaker)
+        client = Retrying(self._budgeted(self.limited), breaker=breaker)
         own = self.address.thinking_tokens
         return Thinking(client, room if own is None else own)
 

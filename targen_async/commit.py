@@ -101,7 +101,8 @@ class Committer:
         """Read to the end of the stream, or until n rows are committed."""
         async for judged in incoming:
             self._keep(judged)
-            self._take_what_waits(incoming)
+            for more in incoming.take_waiting():
+                self._keep(more)
             try:
                 self._commit_ready()
             except RunStopped as error:
@@ -112,14 +113,6 @@ class Committer:
             await self.publish()
             if self.done:
                 return
-
-    def _take_what_waits(self, incoming: Incoming) -> None:
-        while True:
-            try:
-                judged = incoming.receive_nowait()
-            except (anyio.WouldBlock, anyio.EndOfStream):
-                return
-            self._keep(judged)
 
     def _keep(self, judged: Judged) -> None:
         # Slots before the watermark come again when a block window is judged whole after a start.
@@ -339,6 +332,7 @@ class Committer:
             self._note(note)
         self._waste("asked_again", wasted)
         self._list_surplus()
+        await anyio.to_thread.run_sync(self._files.sync)
         await self._journal.sync()
 
     def _list_surplus(self) -> None:

@@ -1,5 +1,6 @@
 """What the stages tell each other against the stream: demand upstream, and the wish to stop."""
 
+import asyncio
 from collections.abc import Callable
 
 import anyio
@@ -13,15 +14,19 @@ class Signal:
     """Wakes everyone who waits for a change. Waiters look again for themselves."""
 
     def __init__(self) -> None:
-        self._event = anyio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
 
     def notify(self) -> None:
-        self._event.set()
-        self._event = anyio.Event()
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         while not condition():
-            await self._event.wait()
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
 
 
 class RunControl:
@@ -67,6 +72,9 @@ class RunControl:
         not hold (a validator was changed, or too few workers look for the next known one): it is
         over.
         """
+
+        if not (self.replaying or self.remaking):
+            return self.draining is None
 
         def waits() -> bool:
             return (self.replaying or (ahead and self.remaking)) and self.draining is None

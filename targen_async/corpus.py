@@ -9,6 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import lru_cache
 from hashlib import blake2b, sha256
 from pathlib import Path
 from random import Random
@@ -33,6 +34,7 @@ from targen_async.tasks import Task, fixed_placeholders
 _NOWHERE = Context(index=0, text="", axes={})
 
 
+_CACHED_TEXTS = 1024
 _HEAD_ROOM = 512
 """Bytes for the counts in the first line."""
 
@@ -72,6 +74,8 @@ class Corpus:
         self.summary = msgspec.json.decode(head, type=Summary)
         self._order = array("Q", range(len(self._offsets)))
         Random(f"{random_seed}:corpus").shuffle(self._order)
+        # Asked for when a seed is passed on, and again when it is written about.
+        self.read = lru_cache(_CACHED_TEXTS)(self._read)
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -80,7 +84,7 @@ class Corpus:
         """The index-th text in the run's order."""
         return self.read(index)[1]
 
-    def read(self, index: int) -> tuple[int, str]:
+    def _read(self, index: int) -> tuple[int, str]:
         """(line in the corpus, text) of the index-th text in the run's order."""
         place = self._order[index % len(self._order)]
         start = self._offsets[place]

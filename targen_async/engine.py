@@ -1,7 +1,8 @@
 """generate(): the one place where all parts of a run are put together."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -75,7 +76,7 @@ async def generate(
     config = with_digests(anchored(config))
     prices = prices_of(config)
     open_folder(folder)
-    with Lock(folder):
+    with _on_disk(folder), Lock(folder):
         async with AsyncExitStack() as stack:
             parts = stack.enter_context(
                 open_parts(config, task, folder, first, accept=accept_task_change, again=again)
@@ -101,6 +102,17 @@ async def generate(
             if control.error is not None and manifest.state != "complete":
                 raise explained(control.error, config, task, simulated=run.simulated)
             return manifest
+
+
+@contextmanager
+def _on_disk(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        said = str(error).lower()
+        raise RunStopped(
+            f"cannot write {folder}: {said}; mend it and start the same command again"
+        ) from error
 
 
 def generate_sync(config: RunConfig, out: Path | str, **options: object) -> Manifest:

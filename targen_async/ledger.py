@@ -1,7 +1,7 @@
 """The ledger: calls, tokens and cost of a run, summed over its starts from the journal."""
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import orjson
 from msgspec import Struct
@@ -204,7 +204,9 @@ class _Recorder:
 
 def role_of(key: str) -> Role:
     """Whom a journalled intent was sent to, by its key."""
-    named = key.rpartition("@")[2] if "@" in key else ""
+    if "@" not in key:
+        return "generator"
+    named = key.rpartition("@")[2]
     return next((role for role in ROLES if role == named), "generator")
 
 
@@ -215,10 +217,26 @@ def worst_of(request: ChatRequest) -> Usage:
     """
     prompt = CALL_OVERHEAD_TOKENS
     for message in request.messages:
-        prompt += len(message.content.encode("utf-8", "replace")) + MESSAGE_OVERHEAD_TOKENS
+        text = message.content
+        size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+        prompt += size + MESSAGE_OVERHEAD_TOKENS
     if request.json_schema is not None:
-        prompt += len(orjson.dumps(request.json_schema)) + len(request.schema_name or "")
+        prompt += _encoded_size(request.json_schema) + len(request.schema_name or "")
     return Usage(prompt_tokens=prompt, completion_tokens=request.max_tokens)
+
+
+_sizes: dict[int, tuple[Mapping[str, Any], int]] = {}
+"""Of the few schemas a run has; a schema that is kept here keeps its id."""
+_MOST_SIZES = 256
+
+
+def _encoded_size(schema: Mapping[str, Any]) -> int:
+    found = _sizes.get(id(schema))
+    if found is None:
+        if len(_sizes) >= _MOST_SIZES:
+            _sizes.clear()
+        found = _sizes[id(schema)] = (schema, len(orjson.dumps(schema)))
+    return found[1]
 
 
 def usage_in(body: bytes) -> Usage | None:

@@ -84,7 +84,7 @@ def open_parts(
         ledger = Ledger(journal)
         found = recover(journal.path, journal, ledger)
         if found.opened is None or ledger.untouched:
-            _begin(config, task, journal, found)
+            ledger = _begin(config, task, journal, found)
         changed = _check_identity(config, task, folder, found, accept)
         corpus, material = stack.enter_context(
             open_material(config, task, folder, rows_per_seed=rows_per_seed)
@@ -143,14 +143,16 @@ def _grouping(task: Task) -> Grouping:
     return Grouping(size=group.size, whole=group.whole, labels=group.labels)
 
 
-def _begin(config: RunConfig, task: Task, journal: Journal, found: Recovered) -> None:
-    """Write the first record. A start that nothing was served to leaves no identity behind."""
+def _begin(config: RunConfig, task: Task, journal: Journal, found: Recovered) -> Ledger:
+    """Write the first record. A start that nothing was served to leaves no identity behind, and no
+    refusals on the bill."""
     journal.clear()
     digest = prompt_digest(task)
     found.opened = Opened(version=VERSION, data=config.data, task_digest=digest)
     found.task_digest = digest
     found.targets, found.checkpoint, found.generation, found.swapped = [], None, None, True
     journal.append(Kind.OPENED, msgspec.msgpack.encode(found.opened))
+    return Ledger(journal)
 
 
 def _check_identity(

@@ -5,14 +5,103 @@ stream, so a run ends from its source to its sink without sentinels. A stage tha
 just returns: those before it then find nobody listening and return too.
 """
 
+import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from msgspec import Struct
 
-Incoming = MemoryObjectReceiveStream[Any]
+_END: Any = object()
+
+
+class NobodyListens(Exception):
+    """All who read the stream have returned."""
+
+
+class Incoming:
+    """A bounded stream between two stages, on one event loop.
+
+    Whoever waits longest is served first. Sending and receiving return at once where they can,
+    without a turn of the loop: a hand-over costs a microsecond or two. It ends when its `senders`
+    have left, and what still waits in it has been read.
+    """
+
+    def __init__(self, capacity: int, *, senders: int, receivers: int) -> None:
+        self.capacity = capacity
+        self._senders = senders
+        self._receivers = receivers
+        self._items: deque[Any] = deque()
+        self._getters: deque[asyncio.Future[Any]] = deque()
+        self._putters: deque[tuple[asyncio.Future[None], Any]] = deque()
+
+    def __len__(self) -> int:
+        """Items that wait."""
+        return len(self._items)
+
+    async def send(self, item: Any, /) -> None:  # noqa: ANN401
+        """Returns when the item has a place. Raises NobodyListens."""
+        if not self._receivers:
+            raise NobodyListens
+        while self._getters:
+            getter = self._getters.popleft()
+            if not getter.done():
+                getter.set_result(item)
+                return
+        if len(self._items) < self.capacity:
+            self._items.append(item)
+            return
+        putter = asyncio.get_running_loop().create_future()
+        self._putters.append((putter, item))
+        await putter
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:  # noqa: ANN401
+        if self._items:
+            item = self._items.popleft()
+            self._make_room()
+            return item
+        if not self._senders:
+            raise StopAsyncIteration
+        getter = asyncio.get_running_loop().create_future()
+        self._getters.append(getter)
+        item = await getter
+        if item is _END:
+            raise StopAsyncIteration
+        return item
+
+    def take_waiting(self) -> list[Any]:
+        """All that waits, without waiting for more."""
+        taken: list[Any] = []
+        while self._items:
+            taken.append(self._items.popleft())
+            self._make_room()
+        return taken
+
+    def _make_room(self) -> None:
+        while self._putters:
+            putter, item = self._putters.popleft()
+            if not putter.done():
+                self._items.append(item)
+                putter.set_result(None)
+                return
+
+    def sender_left(self) -> None:
+        self._senders -= 1
+        if not self._senders:
+            for getter in self._getters:
+                if not getter.done():
+                    getter.set_result(_END)
+
+    def receiver_left(self) -> None:
+        self._receivers -= 1
+        if not self._receivers:
+            for putter, _ in self._putters:
+                if not putter.done():
+                    putter.set_exception(NobodyListens())
 
 
 class Send(Protocol):
@@ -53,46 +142,30 @@ async def run_stages(
     An error in any worker cancels all of them and is raised as it is; cancellation from outside
     leaves nothing running. `see` is given what tells how full the streams are.
     """
-    links = [anyio.create_memory_object_stream[Any](stage.capacity) for stage in stages]
-    sends = [send for send, _ in links[1:]] + [None]
-    waiting = {stage.name: link[1] for stage, link in zip(stages, links, strict=True)}
-    see(
-        lambda: {
-            name: (
-                stream.statistics().current_buffer_used,
-                int(stream.statistics().max_buffer_size),
-            )
-            for name, stream in waiting.items()
-        }
-    )
-    links[0][0].close()
+    makers = [0, *(stage.workers for stage in stages)]
+    streams = [
+        Incoming(stage.capacity, senders=senders, receivers=stage.workers)
+        for stage, senders in zip(stages, makers, strict=False)
+    ]
+    outlets: list[Incoming | None] = [*streams[1:], None]
+    waiting = {stage.name: stream for stage, stream in zip(stages, streams, strict=True)}
+    see(lambda: {name: (len(stream), stream.capacity) for name, stream in waiting.items()})
     async with anyio.create_task_group() as group:
-        for stage, (_, incoming), outgoing in zip(stages, links, sends, strict=True):
+        for stage, incoming, outgoing in zip(stages, streams, outlets, strict=True):
             for number in range(stage.workers):
-                group.start_soon(
-                    _worker,
-                    stage,
-                    incoming.clone(),
-                    None if outgoing is None else outgoing.clone(),
-                    name=f"{stage.name}-{number}",
-                )
-            incoming.close()
-            if outgoing is not None:
-                outgoing.close()
+                group.start_soon(_worker, stage, incoming, outgoing, name=f"{stage.name}-{number}")
 
 
-async def _worker(
-    stage: Stage, incoming: Incoming, outgoing: MemoryObjectSendStream[Any] | None
-) -> None:
+async def _worker(stage: Stage, incoming: Incoming, outgoing: Incoming | None) -> None:
     try:
         await stage.work(incoming, _discard if outgoing is None else outgoing.send)
-    except anyio.BrokenResourceError:
+    except NobodyListens:
         # The next stage has all it wants.
         pass
     finally:
-        incoming.close()
+        incoming.receiver_left()
         if outgoing is not None:
-            outgoing.close()
+            outgoing.sender_left()
 
 
 async def _discard(_item: Any) -> None:  # noqa: ANN401

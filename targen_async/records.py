@@ -267,7 +267,7 @@ class Judged(Struct, frozen=True, kw_only=True):
 
 
 def add_usage(a: Usage, b: Usage | None) -> Usage:
-    if b is None:
+    if b is None or not (b.prompt_tokens or b.completion_tokens):
         return a
     return Usage(
         prompt_tokens=a.prompt_tokens + b.prompt_tokens,

@@ -174,12 +174,11 @@ class Reread:
     def _expected(self, instance: Instance, call: SlotCall, offset: int, *, judged: bool) -> bytes:
         rows, told = self._rows, instance.provenance
         assert rows is not None
-        result = rows.result(offset)
-        outputs = rows.outputs(result)
-        planned, fields = rows.label(call, outputs), rows.fields(call, outputs)
+        draft = rows.draft(offset)
+        planned, fields = rows.label(call, draft.outputs), rows.fields(call, draft.outputs)
         said = [rows.task.reading(fields, planned, vote.label) for vote in told.votes]
         decision = decide(planned, said, self._data.correction.votes if judged else 0)
-        made = rows.instance(call, result, outputs, told.votes, decision)
+        made = rows.instance(call, draft, fields, told.votes, decision)
         # The version in task.toml may be raised without a change of what is sent.
         provenance = replace(made.provenance, task_version=told.task_version)
         return to_line(flat(replace(made, provenance=provenance)))

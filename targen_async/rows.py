@@ -3,10 +3,10 @@
 Everything here is read back by offset, so a row on disk is a pure function of the journal.
 """
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct, to_builtins
 from msgspec.structs import replace
@@ -41,6 +41,8 @@ from targen_async.tasks import GOOD, NO_LABEL, Task
 
 EXPLANATION = "explanation"
 _CACHED_ANSWERS = 1024
+_KEPT_DRAFTS = 2048
+"""More than are in flight as a rule; a row whose draft is no longer kept is read again."""
 
 
 class Forms:
@@ -63,6 +65,13 @@ class Material(Struct, frozen=True, kw_only=True):
     """Why a text must stay out, or None."""
 
 
+class Draft(NamedTuple):
+    """An instance call's answer, and the outputs in it."""
+
+    result: ChatResult
+    outputs: dict[str, str]
+
+
 class Rows:
     """Reads drafts back from the journal and lays out finished rows."""
 
@@ -70,9 +79,11 @@ class Rows:
         self, journal: Journal, task: Task, forms: Forms, data: Data, material: Material
     ) -> None:
         self.objection = material.objection
-        self._corpus_text = lru_cache(_CACHED_ANSWERS)(material.corpus_text)
+        self._corpus_text = material.corpus_text
         self._journal = journal
         self._generator = data.model
+        self._fallback = data.fallback_model
+        self._drafts: OrderedDict[int, Draft] = OrderedDict()
         self._judge = data.correction.model or data.model
         self.task = task
         self.forms = forms
@@ -81,6 +92,7 @@ class Rows:
         self.seeds = lru_cache(_CACHED_ANSWERS)(self._read_seeds)
         self.judges = lru_cache(_CACHED_ANSWERS)(self._judges)
         self._verdicts = lru_cache(_CACHED_ANSWERS)(self._read_verdicts)
+        self._places = lru_cache(_CACHED_ANSWERS)(self._find_places)
         shown = task.correction.show or tuple(task.fields)
         self._shown = tuple(name for name in task.fields if name in shown)
         self._templates = {key: template.digest for key, template in task.templates.items()}
@@ -106,6 +118,23 @@ class Rows:
         if seed.line:
             return self._corpus_text(seed.position)
         return self.seeds(seed.offset)[seed.position]
+
+    def draft(self, offset: int) -> Draft:
+        """The instance call's answer at `offset`. Raises ParseError."""
+        kept = self._drafts.get(offset)
+        if kept is None:
+            result = self.result(offset)
+            kept = Draft(result, self.outputs(result))
+        return kept
+
+    def keep(self, draft: Draft) -> None:
+        """Have a draft at hand that was read just now: it is wanted again when it is judged and
+        when it is committed."""
+        # One of the fallback's that bears no name is taken for the generator's when it is read.
+        if draft.result.model != self._fallback:
+            self._drafts[draft.result.offset] = draft
+            if len(self._drafts) > _KEPT_DRAFTS:
+                self._drafts.popitem(last=False)
 
     def outputs(self, result: ChatResult) -> dict[str, str]:
         """The outputs of an instance call. Raises ParseError."""
@@ -145,25 +174,35 @@ class Rows:
 
     def fields(self, call: SlotCall, outputs: Mapping[str, str]) -> dict[str, str]:
         """The row's fields in the task's order; the planned label decides the slots."""
+        fields: dict[str, str] = {}
+        for name, source, key in self._places(call.label, call.member):
+            if source == "output":
+                fields[name] = outputs[key]
+            elif source == "seed":
+                fields[name] = self.seed_text(call.seed)
+            else:
+                axes = call.axes if name in call.axes else call.seed.call.axes
+                fields[name] = axes[name]
+        return fields
+
+    def _find_places(self, label: str, member: int) -> list[tuple[str, str, str]]:
+        """Of each field: its name, whether it is an output, the seed or an axis, and which one."""
         placed: dict[str, str] = {}
         placement = self.task.placement
         if placement is not None:
             rest = iter(placement.wrong)
-            right_slot = placement.slots[list(self.task.labels).index(call.label)]
+            right_slot = placement.slots[list(self.task.labels).index(label)]
             for slot in placement.slots:
-                placed[slot] = outputs[placement.right if slot == right_slot else next(rest)]
-        fields: dict[str, str] = {}
+                placed[slot] = placement.right if slot == right_slot else next(rest)
+        places: list[tuple[str, str, str]] = []
         for name, spec in self.task.fields.items():
-            if spec.source == "seed":
-                fields[name] = self.seed_text(call.seed)
+            if spec.source in ("seed", "axis"):
+                places.append((name, spec.source, name))
             elif spec.source == "output":
-                fields[name] = outputs[spec.outputs[call.member] if spec.outputs else name]
-            elif spec.source == "axis":
-                axes = call.axes if name in call.axes else call.seed.call.axes
-                fields[name] = axes[name]
+                places.append((name, "output", spec.outputs[member] if spec.outputs else name))
             else:
-                fields[name] = placed[name]
-        return fields
+                places.append((name, "output", placed[name]))
+        return places
 
     def faults(self, calls: Sequence[SlotCall], outputs: Mapping[str, str]) -> list[str | None]:
         """Why each of the rows of one call is not valid, or None. Twins stand and fall together."""
@@ -187,7 +226,7 @@ class Rows:
 
     def judged_view(self, call: SlotCall, offset: int, *, shown: bool) -> dict[str, str]:
         """What a judge sees of a row: its fields, and label and explanation for a `shown` judge."""
-        outputs = self.outputs(self.result(offset))
+        outputs = self.draft(offset).outputs
         fields = self.fields(call, outputs)
         view = {name: fields[name] for name in self._shown}
         answer = self.task.answer
@@ -216,12 +255,13 @@ class Rows:
     def instance(
         self,
         call: SlotCall,
-        result: ChatResult,
-        outputs: Mapping[str, str],
+        draft: Draft,
+        fields: Mapping[str, str],
         votes: Sequence[Vote],
         decision: tuple[Outcome, str],
     ) -> Instance:
         outcome, label = decision
+        result, outputs = draft
         template = "instances"
         if self.task.instances.template_by:
             by = self.task.instances.template_by
@@ -233,7 +273,7 @@ class Rows:
             task=self.task.name,
             label=label,
             label_before_correction=self.label(call, outputs),
-            fields=self.fields(call, outputs),
+            fields=fields,
             provenance=Provenance(
                 simulated=result.model == SIMULATED_MODEL,
                 outcome=outcome,

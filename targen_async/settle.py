@@ -35,8 +35,8 @@ class Settled(Struct, frozen=True, kw_only=True):
 def settle(rows: Rows, judged: Judged, voters: int) -> Settled:
     """Read a row and its votes back from the journal and decide its label."""
     answer, call = judged.answer, judged.answer.call
-    result = rows.result(answer.offset)
-    outputs = rows.outputs(result)
+    draft = rows.draft(answer.offset)
+    result, outputs = draft
     votes: list[Vote] = []
     failures: list[Failure] = []
     for ballot in judged.ballots:
@@ -60,7 +60,7 @@ def settle(rows: Rows, judged: Judged, voters: int) -> Settled:
         reason, detail = "review", f"no majority of {voters}: the judges said {named}"
     return Settled(
         call=call,
-        row=flat(rows.instance(call, result, outputs, votes, (outcome, label))),
+        row=flat(rows.instance(call, draft, fields, votes, (outcome, label))),
         quota_class="" if reason else rows.task.class_of(fields, label),
         texts=rows.distinct_texts(call, outputs),
         usage=share(result.usage, rows.task.rows_per_call),

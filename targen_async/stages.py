@@ -32,7 +32,7 @@ from targen_async.records import (
     Usage,
     add_usage,
 )
-from targen_async.rows import Rows
+from targen_async.rows import Draft, Rows
 from targen_async.verdicts import Verdicts, digest_of
 
 BATCH_PROMPT_BYTES = 48_000
@@ -199,6 +199,7 @@ class Steps:
         offset, failure = _outcome(asked)
         faults: list[str | None] = [None] * len(calls)
         if isinstance(asked, Asked):
+            self._rows.keep(Draft(asked.result, asked.value))
             faults = self._rows.faults(calls, asked.value)
         wasted = asked.wasted
         for call, invalid in zip(calls, faults, strict=True):
@@ -222,9 +223,12 @@ class Steps:
             if members:
                 wasted[index] = await self._judge(key, index, members, votes[index])
 
-        async with anyio.create_task_group() as group:
-            for index in range(len(votes)):
-                group.start_soon(vote, index)
+        if len(votes) == 1:
+            await vote(0)
+        else:
+            async with anyio.create_task_group() as group:
+                for index in range(len(votes)):
+                    group.start_soon(vote, index)
         slots = [member.call.slot for member in item.members]
         if any(slot not in ballots for ballots in votes for slot in slots):
             return  # The run takes no new calls; the block is judged when it is resumed.

@@ -91,7 +91,9 @@ class Template(Struct, frozen=True, kw_only=True):
 
         KeyError if a placeholder has no value; values without a placeholder are left out.
         """
-        return PLACEHOLDER.sub(lambda found: values[found[1]], self.text)
+        parts = [*_parts(self.text)]
+        parts[1::2] = [values[name] for name in parts[1::2]]
+        return "".join(parts)
 
     def match(self, text: str) -> dict[str, str] | None:
         """The values that render to `text`, or None if none do.
@@ -100,6 +102,12 @@ class Template(Struct, frozen=True, kw_only=True):
         """
         found = _pattern(self.text).fullmatch(text)
         return found.groupdict() if found else None
+
+
+@lru_cache(maxsize=256)
+def _parts(text: str) -> list[str]:
+    """A template's plain texts, and between each two of them the name of a placeholder."""
+    return PLACEHOLDER.split(text)
 
 
 @lru_cache(maxsize=256)

@@ -40,7 +40,8 @@ def check_fields(task_fields: Mapping[str, Bounded], fields: Mapping[str, str]) 
         text = fields.get(name, "")
         if not text.strip():
             return f"{name} is empty"
-        if unfit := UNFIT.search(text):
+        plain = text.isascii() and text.isprintable()
+        if not plain and (unfit := UNFIT.search(text)):
             return f"{name} has the character U+{ord(unfit[0]):04X}"
         if spec.words is not None:
             least, most = spec.words
@@ -50,17 +51,33 @@ def check_fields(task_fields: Mapping[str, Bounded], fields: Mapping[str, str]) 
     return None
 
 
-def label_leak(fields: Mapping[str, str], labels: Sequence[str]) -> str | None:
+def label_leak(fields: Mapping[str, str], labels: tuple[str, ...]) -> str | None:
     """A text that names a label as a label: "answer: choice1", "labelled as neutral".
 
     An ordinary word stays free: only words about labels beside it give it away.
     """
+    whole = "\n".join(fields.values())
+    if whole.isascii():
+        # Looking for a word takes a hundredth of the time that a pattern takes.
+        whole = whole.lower()
+        if not any(word in whole for word in _leak_words(labels)):
+            return None
     for label in labels:
         leak = _leak_of(label)
         for name, text in fields.items():
             if found := leak.search(text):
                 return f"{name} gives the label away: {found[0]!r}"
     return None
+
+
+@lru_cache(maxsize=256)
+def _leak_words(labels: tuple[str, ...]) -> tuple[str, ...]:
+    """In lower case: an ASCII text that gives one of the labels away has one of these."""
+    names = (re.findall(r"[^\W\d_]+|\d+", label.lower()) for label in labels)
+    first = dict.fromkeys(words[0] for words in names if len(words) > 1)
+    # Case is more than lower and upper where a label is not ASCII.
+    rest = () if all(map(str.isascii, labels)) else ("",)
+    return ("label", "answer", "verdict", "judg", "class", *first, *rest)
 
 
 @lru_cache(maxsize=256)
@@ -79,8 +96,13 @@ def _leak_of(label: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)(?:{'|'.join(forms)})", re.IGNORECASE)
 
 
+_NOT_BARE = {code: None for code in range(128) if unicodedata.category(chr(code))[0] in "PZC"}
+
+
 def bare(text: str) -> str:
     """The text without case, spaces and punctuation: equal for texts that only look different."""
+    if text.isascii():
+        return text.lower().translate(_NOT_BARE) or text
     folded = unicodedata.normalize("NFKC", text).casefold()
     kept = "".join(char for char in folded if unicodedata.category(char)[0] not in "PZC")
     return kept or text

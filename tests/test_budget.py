@@ -338,7 +338,7 @@ def test_a_call_that_waits_for_room_takes_no_slot_and_is_not_slow(tmp_path: Path
     chain = Chain(addresses(config, None)[0], Timeouts(), purse)
     steady = Steady(purse.recorder("generator"))
     chain.speaker = steady  # type: ignore[assignment]
-    client = chain.open(Breaker(give_up_after_s=10))
+    client = chain.open(Breaker(give_up_after_s=10), 0)
 
     async def main() -> None:
         calls = [asyncio.create_task(client.complete(request())) for _ in range(6)]

@@ -19,7 +19,7 @@ FLOORS: dict[str, int] = {
         1: "config control journal parse pipeline plan shards stats"
         " taskcheck tasklabels taskread tasks taskspec validators words",
         2: "chat chat.adapt chat.cost chat.headers chat.http chat.lease chat.limit chat.mask"
-        " chat.meter chat.quota chat.refusals chat.reply chat.retry chat.sdk chat.stream"
+        " chat.meter chat.post chat.quota chat.refusals chat.reply chat.retry chat.sdk chat.stream"
         " chat.thinking chat.wire distinct ledger lock log metrics presets progress rows"
         " rundir sources streak verdicts",
         3: "ask budget commit live points prices settle slots state summary",
@@ -45,7 +45,7 @@ LATE = {("tasks", "taskcheck")}
 the structs of tasks.py. Floors hold for these too."""
 
 PLACES: dict[str, tuple[str, ...]] = {
-    "aiohttp": ("chat/http.py",),
+    "aiohttp": ("chat/http.py", "chat/post.py"),
     "aiohttp.web": ("simulator/",),
     "anyio": ("",),
     "msgspec": ("",),
@@ -55,7 +55,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "rich": ("live.py", "outlets.py", "terminal.py", "watch.py"),
     "tomli_w": ("config.py",),
     "uvloop": ("simulator/",),
-    "yarl": ("chat/http.py",),
+    "yarl": ("chat/http.py", "chat/post.py"),
     **dict.fromkeys(("datasets", "huggingface_hub"), ("export/",)),
     "pyarrow": ("export/", "sources.py"),
     **dict.fromkeys(("torch", "transformers", "deepspeed"), ()),

@@ -187,8 +187,10 @@ class Adaptive:
             if slow > _QUEUED:
                 # It may be chance, or long answers: begin anew unless fewer calls are quicker.
                 self._starting = False
-                self._begin_again = True
-                self._try(max(int(out * max(_CALM / slow, 0.5)), 1), slow, now_s, out)
+                fewer = max(int(out * max(_CALM / slow, 0.5)), 1)
+                if fewer < out:
+                    self._begin_again = True
+                    self._try(fewer, slow, now_s, out)
             elif self.limit >= self._most:
                 self._starting = False
             return

@@ -10,6 +10,7 @@ import aiohttp
 from yarl import URL
 
 from targen_async.chat import Recorder
+from targen_async.chat.post import Line
 from targen_async.chat.reply import (
     IDLE_CONNECTION_S,
     MAX_ANSWER_BYTES,
@@ -72,31 +73,26 @@ class HttpChat:
         self._recorder = recorder
         self._max_in_flight = max_in_flight
         self._max_answer_bytes = max_answer_bytes
-        self._timeout = aiohttp.ClientTimeout(
-            total=total_timeout_s, connect=connect_timeout_s, sock_read=read_timeout_s
-        )
-        # Not the session's: what it sends with each call, aiohttp tells a proxy as well.
-        self._headers = _headers(self._place)
-        self._session: aiohttp.ClientSession | None = None
-        self._wary: aiohttp.ClientSession | None = None
+        self._timeouts = {
+            "connect_s": connect_timeout_s,
+            "silence_s": read_timeout_s,
+            "total_s": total_timeout_s,
+        }
+        self._line: Line | None = None
+        self._wary: Line | None = None
         self._wary_until_s = -math.inf
 
     async def __aenter__(self) -> Self:
         limit = self._max_in_flight
-        self._session = self._open(
+        self._line = self._open(
             aiohttp.TCPConnector(limit=limit, keepalive_timeout=IDLE_CONNECTION_S)
         )
         self._wary = self._open(aiohttp.TCPConnector(limit=limit, force_close=True))
         return self
 
-    def _open(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=connector,
-            timeout=self._timeout,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            proxy=self._place.proxy,
-        )
+    def _open(self, connector: aiohttp.TCPConnector) -> Line:
+        headers, proxy = _headers(self._place), self._place.proxy
+        return Line(self._url, headers, connector, proxy=proxy, **self._timeouts)
 
     async def __aexit__(
         self,
@@ -104,26 +100,22 @@ class HttpChat:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for session in (self._session, self._wary):
-            if session is not None:
-                await session.close()
-        self._session = self._wary = None
+        for line in (self._line, self._wary):
+            if line is not None:
+                await line.close()
+        self._line = self._wary = None
 
     async def complete(self, request: ChatRequest) -> ChatResult:
         """Send once. Raises a ChatError, or ParseError when a 200 is no completion."""
-        if self._session is None or self._wary is None:
+        if self._line is None or self._wary is None:
             raise RuntimeError("HttpChat is used outside its `async with`")
         data = encode_request(request, self.dialect, stream=self.stream)
         loop = asyncio.get_running_loop()
         ticket = self._recorder.intent(request) if self._recorder else -1
         started_s = loop.time()
         try:
-            wary = started_s < self._wary_until_s
-            session = self._wary if wary else self._session
-            async with session.post(
-                self._url, data=data, headers=self._headers, allow_redirects=False
-            ) as response:
-                body, whole = await self._read(response)
+            line = self._wary if started_s < self._wary_until_s else self._line
+            status, headers, body, whole = await line.post(data, self._read)
         except Incomplete as error:
             raise cut_short(error, self._place) from error
         except (aiohttp.ClientError, OSError) as error:
@@ -133,8 +125,8 @@ class HttpChat:
                 self._recorder.void(ticket, "the connection could not be opened")
             raise self._translated(error, opened=not never) from error
         reply = Reply(
-            status=response.status,
-            headers=response.headers,
+            status=status,
+            headers=headers,
             body=body,
             whole=whole,
             latency_s=loop.time() - started_s,
@@ -147,20 +139,13 @@ class HttpChat:
             self._wary_until_s = loop.time() + IDLE_CONNECTION_S + 1
         return settle(reply, request, self._place, self._recorder, ticket)
 
-    async def _read(self, response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
-        """The body as far as it is wanted, and whether that is all of it.
-
-        A connection with more to come is closed, never returned to the pool.
-        """
-        if not 200 <= response.status < 300:
-            body, whole = await _read_whole(response, MAX_ERROR_BYTES)
-        elif self.stream:
-            body, whole = await read_stream(response.content.iter_any(), self._max_answer_bytes)
-        else:
-            body, whole = await _read_whole(response, self._max_answer_bytes)
-        if not whole:
-            response.close()
-        return body, whole
+    async def _read(self, status: int, content: aiohttp.StreamReader) -> tuple[bytes, bool]:
+        """The body as far as it is wanted, and whether that is all of it."""
+        if not 200 <= status < 300:
+            return await _read_whole(content, MAX_ERROR_BYTES)
+        if self.stream:
+            return await read_stream(content.iter_any(), self._max_answer_bytes)
+        return await _read_whole(content, self._max_answer_bytes)
 
     def _translated(self, error: Exception, *, opened: bool) -> ChatError:
         """aiohttp's errors in our words."""
@@ -183,12 +168,15 @@ def _headers(place: Place) -> dict[str, str]:
     )
 
 
-async def _read_whole(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bool]:
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in response.content.iter_any():
+async def _read_whole(content: aiohttp.StreamReader, limit: int) -> tuple[bytes, bool]:
+    body = await content.readany()
+    if content.at_eof() and len(body) <= limit:
+        return body, True
+    chunks = [body]
+    size = len(body)
+    while size <= limit:
+        if not (chunk := await content.readany()):
+            return b"".join(chunks), True
         chunks.append(chunk)
         size += len(chunk)
-        if size > limit:
-            return b"".join(chunks)[:limit], False
-    return b"".join(chunks), True
+    return b"".join(chunks)[:limit], False

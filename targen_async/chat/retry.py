@@ -85,6 +85,8 @@ class Breaker:
     async def admit(self, request: ChatRequest) -> None:
         """Wait until `request` may be sent. Raises Denied or RunStopped when none will be, and
         Elsewhere instead of waiting for an endpoint that is away."""
+        if not self._open and self._end is None and _now() >= self.resume_at:
+            return
         place = object()
         self._line[place] = None
         try:

@@ -254,3 +254,10 @@ def test_it_stays_between_one_and_the_most(most: int) -> None:
                 took_s, out = luck.lognormvariate(0, 2), luck.randint(1, most)
                 found.answered("s", took_s, luck.randint(0, most), out, now_s)
         assert 1 <= found.limit <= most
+
+
+def test_lone_calls_that_take_longer_than_the_first_are_no_queue() -> None:
+    found = Adaptive(64)
+    for step in range(300):
+        found.answered("s", 0.1 if step < 8 else 0.3, 1, 1, float(step))
+        assert found.limit >= 1
