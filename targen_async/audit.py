@@ -2,6 +2,7 @@
 
 import os
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,7 +114,7 @@ class Audit:
         for frame in frames(self.journal.path):
             try:
                 self._take(frame)
-            except (ValueError, KeyError, msgspec.MsgspecError):
+            except (ValueError, KeyError, struct.error, msgspec.MsgspecError):
                 self.faults.append(f"journal:byte {frame.offset}: this record cannot be understood")
             end = frame.offset + _HEADER_BYTES + len(frame.payload)
         size = self.journal.path.stat().st_size
@@ -204,7 +205,7 @@ class Audit:
             self._kept = self._now(self._old_digest if generation.why == "task" else self._digest)
         self.generation, self.swapped = generation, False
         self._generations += 1
-        self._checkpoint, self._targets = None, 0
+        self._checkpoint, self._targets = None, 1
 
     def _answer(self, frame: Frame) -> None:
         ticket = ticket_of(frame.payload)

@@ -48,6 +48,7 @@ class Kind(IntEnum):
     GENERATION = 9
     SWAPPED = 10
     ITEMS = 11
+    SYNCED = 12
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +127,8 @@ class Journal:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self.end = os.fstat(self._fd).st_size
         self.synced = 0
+        self._marked = 0
+        """How far the last SYNCED record says that the file was safe."""
         self.full: str | None = None
         """Why nothing more may be sent, once the disk has been full."""
         self._dirty = anyio.Event()
@@ -149,16 +152,21 @@ class Journal:
 
     def append(self, kind: Kind, payload: bytes) -> int:
         """Write one record and return its offset. Not yet safe from power loss: see `sync`."""
-        crc = zlib.crc32(payload, zlib.crc32(_CRC_PREFIX.pack(kind, len(payload))))
-        frame = _HEADER.pack(MAGIC, kind, len(payload), crc) + payload
-        offset = self.end
+        frame = _framed(kind, payload)
+        offset = start = self.end
+        if self.synced > self._marked:
+            # Of two records that follow a loss of power this tells which was safe before it.
+            mark = _framed(Kind.SYNCED, _ANSWER.pack(self.synced))
+            self._marked = self.synced
+            offset += len(mark)
+            frame = mark + frame
         try:
-            self._write(frame, offset)
+            self._write(frame, start)
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
-            self._on_full(error, frame, offset)
-        self.end = offset + len(frame)
+            self._on_full(error, frame, start)
+        self.end = start + len(frame)
         if not self._dirty.is_set():
             self._dirty.set()
         return offset
@@ -200,7 +208,8 @@ class Journal:
     def clear(self) -> None:
         """Begin anew: for a journal that holds no answer."""
         os.ftruncate(self._fd, 0)
-        self.end = 0
+        os.fdatasync(self._fd)
+        self.end = self.synced = self._marked = 0
 
     # ---- durability
 
@@ -252,6 +261,8 @@ class Journal:
         end = valid_end(self.path)
         if end < self.end:
             os.ftruncate(self._fd, end)
+            # What is cut must not come back below what is written next.
+            os.fdatasync(self._fd)
             self.end = end
 
 
@@ -275,6 +286,10 @@ def ticket_of(payload: bytes) -> int:
 def body_of(payload: bytes) -> bytes:
     """The raw answer in an ANSWER record's payload."""
     return payload[_ANSWER.size :]
+
+
+def _framed(kind: int, payload: bytes) -> bytes:
+    return _HEADER.pack(MAGIC, kind, len(payload), _checksum(kind, payload)) + payload
 
 
 def _checksum(kind: int, payload: bytes) -> int:
@@ -309,16 +324,16 @@ def frames(path: Path) -> Iterator[Frame]:
 
 
 def valid_end(path: Path) -> int:
-    """Where the last whole record ends.
+    """Where the last whole record ends that was not lost with the power.
 
-    Raises RunStopped when a whole record follows the unreadable place: that is damage, not a torn
-    tail, and cutting it would throw paid answers away.
+    Raises RunStopped when a whole record follows the unreadable place and this is not what a loss
+    of power leaves: that is damage, not a torn tail, and cutting it would throw paid answers away.
     """
     end = 0
     for frame in frames(path):
         end = frame.offset + _HEADER.size + len(frame.payload)
     size = path.stat().st_size
-    if end < size and _whole_record_after(path, end, size):
+    if end < size and _is_damaged(path, end, size):
         raise RunStopped(
             f"{path} is damaged at byte {end} and intact records follow: nothing was touched; "
             "restore the file from a copy, or start a new run in another folder"
@@ -326,17 +341,47 @@ def valid_end(path: Path) -> int:
     return end
 
 
-def _whole_record_after(path: Path, start: int, size: int) -> bool:
-    """Is there any intact record behind `start`? Looks at every place that bears the magic."""
+_SECTOR = 512
+
+
+def _is_damaged(path: Path, start: int, size: int) -> bool:
+    """Do intact records follow the unreadable place at `start` that do not belong to a lost tail?
+
+    Pages that were not synced reach the disk in any order. Where one did not and a later one did,
+    there is a hole of zeros up to the end of a sector, and no record behind it says that `start`
+    was synced.
+    """
     with path.open("rb") as file:
         file.seek(start)
         rest = file.read(size - start)
+    first: int | None = None
     position = rest.find(MAGIC, 1)
     while position != -1:
-        if position + _HEADER.size <= len(rest):
-            _, kind, length, crc = _HEADER.unpack_from(rest, position)
-            payload = rest[position + _HEADER.size : position + _HEADER.size + length]
-            if kind <= max(Kind) and len(payload) == length and crc == _checksum(kind, payload):
+        payload = _payload_at(rest, position)
+        if payload is not None:
+            if first is None:
+                first = position
+            if rest[position + 3] == Kind.SYNCED and ticket_of(payload) > start:
                 return True
         position = rest.find(MAGIC, position + 1)
-    return False
+    return first is not None and not _has_hole(rest[:first], start)
+
+
+def _payload_at(data: bytes, position: int) -> bytes | None:
+    """The payload of the record there, if there is an intact one."""
+    if position + _HEADER.size > len(data):
+        return None
+    _, kind, length, crc = _HEADER.unpack_from(data, position)
+    payload = data[position + _HEADER.size : position + _HEADER.size + length]
+    whole = kind <= max(Kind) and len(payload) == length and crc == _checksum(kind, payload)
+    return payload if whole else None
+
+
+def _has_hole(data: bytes, start: int) -> bool:
+    """Is there a sector in it, or what it holds of its first, of nothing but zeros?"""
+    edge = -start % _SECTOR or _SECTOR
+    if edge <= len(data) and not any(data[:edge]):
+        return True
+    return any(
+        not any(data[at : at + _SECTOR]) for at in range(edge, len(data) - _SECTOR + 1, _SECTOR)
+    )

@@ -1,5 +1,6 @@
 """Who works in a run's folder: one process at a time."""
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -31,8 +32,12 @@ class Lock:
                 f"{self._path.parent} is in use by {holder or SOMEBODY}; "
                 "wait for it, or choose another --out"
             ) from error
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        try:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        except OSError as error:
+            os.close(self._fd)
+            raise UserError(f"cannot write {self._path}: {error.strerror}") from error
         return self
 
     def __exit__(
@@ -41,7 +46,8 @@ class Lock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.ftruncate(self._fd, 0)
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, 0)
         os.close(self._fd)
 
 

@@ -1,16 +1,18 @@
 """Reading a journal at a start: what is known, what was spent, where to go on."""
 
+import struct
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct, field
 
-from targen_async.errors import UserError
+from targen_async.errors import RunStopped, UserError
 from targen_async.journal import (
     NEEDS_CALL,
     NO_SCHEMA,
     VERSION,
     Dead,
+    Frame,
     Journal,
     Kind,
     Opened,
@@ -74,50 +76,69 @@ def recover(path: Path, journal: Journal, ledger: Ledger) -> Recovered:
         _check_version(path, first.kind, first.payload)
     journal.cut_torn_tail()
     for frame in frames(path):
-        payload = frame.payload
-        if frame.kind == Kind.INTENT:
-            intent = parse_intent(payload)
-            pending[frame.offset] = intent.memo
-            ledger.opened(frame.offset, intent)
-        elif frame.kind == Kind.ANSWER:
-            ticket = ticket_of(payload)
-            memo = pending.pop(ticket)
-            found.memos[memo] = frame.offset
-            if memo in dead_memos:
-                dead_memos.remove(memo)
-                ledger.dead -= 1
-            ledger.answered(ticket, body_of(payload))
-        elif frame.kind == Kind.VOID:
-            ticket = ticket_of(payload)
-            pending.pop(ticket, None)
-            ledger.voided(ticket)
-        elif frame.kind == Kind.DEAD:
-            dead = msgspec.msgpack.decode(payload, type=Dead)
-            found.memos[dead.memo] = frame.offset
-            if dead.kind not in (NO_SCHEMA, NEEDS_CALL) and dead.memo not in dead_memos:
-                dead_memos.add(dead.memo)
-                ledger.dead += 1
-        elif frame.kind == Kind.CHECKPOINT:
-            found.checkpoint = msgspec.msgpack.decode(payload, type=CommitState)
-        elif frame.kind == Kind.TARGET:
-            found.targets.append(msgspec.msgpack.decode(payload, type=Target))
-        elif frame.kind == Kind.GENERATION:
-            generation = msgspec.msgpack.decode(payload, type=Generation)
-            found.begin(generation, frame.offset)
-        elif frame.kind == Kind.SWAPPED:
-            found.swapped = True
-        elif frame.kind == Kind.TASK_CHANGED:
-            found.task_digest = msgspec.msgpack.decode(payload, type=TaskChanged).task_digest
-        elif frame.kind == Kind.OPENED:
-            found.opened = msgspec.msgpack.decode(payload, type=Opened)
-            found.task_digest = found.opened.task_digest
+        try:
+            _take(frame, found, ledger, pending, dead_memos)
+        except (ValueError, LookupError, struct.error, msgspec.MsgspecError) as error:
+            raise RunStopped(
+                f"{path} is damaged at byte {frame.offset}: the record there is whole and means "
+                "nothing; restore the file from a copy, or start a new run in another folder"
+            ) from error
     return found
 
 
 def _check_version(path: Path, kind: int, payload: bytes) -> None:
-    version = msgspec.msgpack.decode(payload)["version"] if kind == Kind.OPENED else None
+    try:
+        version = msgspec.msgpack.decode(payload)["version"] if kind == Kind.OPENED else None
+    except (TypeError, LookupError, ValueError, msgspec.MsgspecError):
+        version = None
     if version != VERSION:
         raise UserError(
             f"{path} was written by another version of targen-async (journal format {version}, "
             f"this one reads {VERSION}); nothing was touched. Use that version, or another --out"
         )
+
+
+def _take(
+    frame: Frame,
+    found: Recovered,
+    ledger: Ledger,
+    pending: dict[int, bytes],
+    dead_memos: set[bytes],
+) -> None:
+    payload = frame.payload
+    if frame.kind == Kind.INTENT:
+        intent = parse_intent(payload)
+        pending[frame.offset] = intent.memo
+        ledger.opened(frame.offset, intent)
+    elif frame.kind == Kind.ANSWER:
+        ticket = ticket_of(payload)
+        memo = pending.pop(ticket)
+        found.memos[memo] = frame.offset
+        if memo in dead_memos:
+            dead_memos.remove(memo)
+            ledger.dead -= 1
+        ledger.answered(ticket, body_of(payload))
+    elif frame.kind == Kind.VOID:
+        ticket = ticket_of(payload)
+        pending.pop(ticket, None)
+        ledger.voided(ticket)
+    elif frame.kind == Kind.DEAD:
+        dead = msgspec.msgpack.decode(payload, type=Dead)
+        found.memos[dead.memo] = frame.offset
+        if dead.kind not in (NO_SCHEMA, NEEDS_CALL) and dead.memo not in dead_memos:
+            dead_memos.add(dead.memo)
+            ledger.dead += 1
+    elif frame.kind == Kind.CHECKPOINT:
+        found.checkpoint = msgspec.msgpack.decode(payload, type=CommitState)
+    elif frame.kind == Kind.TARGET:
+        found.targets.append(msgspec.msgpack.decode(payload, type=Target))
+    elif frame.kind == Kind.GENERATION:
+        generation = msgspec.msgpack.decode(payload, type=Generation)
+        found.begin(generation, frame.offset)
+    elif frame.kind == Kind.SWAPPED:
+        found.swapped = True
+    elif frame.kind == Kind.TASK_CHANGED:
+        found.task_digest = msgspec.msgpack.decode(payload, type=TaskChanged).task_digest
+    elif frame.kind == Kind.OPENED:
+        found.opened = msgspec.msgpack.decode(payload, type=Opened)
+        found.task_digest = found.opened.task_digest

@@ -7,7 +7,9 @@ or made again from the first record.
 import errno
 import os
 import tomllib
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -165,11 +167,21 @@ def write_headed(
 
 def sync_folder(folder: Path) -> None:
     """Make new and renamed files in a folder survive power loss."""
-    fd = os.open(folder, os.O_RDONLY)
+    with stopping(folder):
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+@contextmanager
+def stopping(path: Path) -> Iterator[None]:
+    """RunStopped, with the path, for what the disk refuses."""
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        yield
+    except OSError as error:
+        raise _stopped(path, error) from error
 
 
 def _stopped(path: Path, error: OSError) -> RunStopped:
@@ -188,8 +200,9 @@ class Appender:
         self.size = size
         self.digest = sha256()
         self.pending: list[bytes] = []
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        os.ftruncate(self._fd, size)
+        with stopping(path):
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            os.ftruncate(self._fd, size)
         read = 0
         while chunk := os.pread(self._fd, 1 << 20, read):
             self.digest.update(chunk)
@@ -214,7 +227,8 @@ class Appender:
         self.size += len(data)
 
     def sync(self) -> None:
-        os.fdatasync(self._fd)
+        with stopping(self.path):
+            os.fdatasync(self._fd)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -248,7 +262,7 @@ class Files:
     def __init__(self, folder: Path, state: FilesState, rows_per_shard: int) -> None:
         self.folder = folder
         self.rows_per_shard = rows_per_shard
-        self._rows_pending: list[bytes] = []
+        self._rows_pending: deque[bytes] = deque()
         self.sealed = list(state.shards[:-1])
         last = state.shards[-1] if state.shards else None
         self.rows = last.rows if last else 0
@@ -265,21 +279,22 @@ class Files:
         self._rows_pending.append(line)
 
     def _write_rows(self) -> None:
-        for line in self._rows_pending:
+        while self._rows_pending:
             if self.rows >= self.rows_per_shard:
                 self._begin_shard()
-            self.shard.add(line)
+            # Taken one by one: where a new shard cannot be begun, what is left is written later.
+            self.shard.add(self._rows_pending.popleft())
             self.rows += 1
-        self._rows_pending.clear()
 
     def _begin_shard(self) -> None:
         self.shard.flush()
         self.shard.sync()
+        following = Appender(self.folder / shard_name(len(self.sealed) + 1), 0)
         self.sealed.append(self._seal())
         self.shard.close()
-        self.shard = Appender(self.folder / shard_name(len(self.sealed)), 0)
-        sync_folder(self.folder)
+        self.shard = following
         self.rows = 0
+        sync_folder(self.folder)
 
     def _seal(self) -> ShardSeal:
         return ShardSeal(

@@ -1,0 +1,169 @@
+"""Bytes of any kind where files of ours are expected: a sentence, and nothing touched."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from targen_async import UserError, config, read_shards
+from targen_async.errors import TargenError
+from targen_async.journal import Journal, Kind, frames
+from targen_async.rundir import INDEX, MANIFEST, REJECTED, RUN_TOML, SEEDS, shard_name
+from tests.durability.world import Server, configured, faults, run
+from tests.running import shard_bytes
+
+CONFIG = configured("copa", 8)
+FUZZ = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+SCRAP = st.binary(max_size=30) | st.sampled_from(
+    [
+        b"tJ1",
+        b"\x00" * 600,
+        b"tJ1\x04\x05\x00\x00\x00",
+        b"{}",
+        b"null\n",
+        b'{"key": 1}\n',
+        b"\xff\n",
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "run"
+    run(Server(1, malformed=0.2, label_noise=0.2), CONFIG, folder)
+    return folder
+
+
+@contextmanager
+def copied(folder: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as place:
+        yield Path(shutil.copytree(folder, Path(place) / "run"))
+
+
+def left(folder: Path) -> dict[str, bytes]:
+    kept = {
+        path.name: path for path in folder.iterdir() if not path.name.startswith(("lock", INDEX))
+    }
+    return {name: path.read_bytes() for name, path in kept.items()}
+
+
+def check_start(folder: Path, whole: bytes | None) -> None:
+    """A start ends well, with the rows of `whole` if it is known, or with a sentence and every file
+    as it was; verify reads the folder to its end."""
+    before = left(folder)
+    try:
+        run(Server(2, malformed=0.2, label_noise=0.2), CONFIG, folder)
+    except TargenError as error:
+        assert str(error) and "\n" not in str(error)
+        assert left(folder) == before
+    else:
+        assert whole is None or shard_bytes(folder) == whole
+        # A record that says nothing of rows or calls does not stop a run; verify names it.
+        named = () if whole is not None else ("journal:byte ",)
+        assert [fault for fault in faults(folder) if not fault.startswith(named)] == []
+
+
+def changed(data: bytes, draw: st.DataObject) -> bytes:
+    """Pieces cut out, put in, doubled and flipped, anywhere."""
+    for _ in range(draw.draw(st.integers(1, 3))):
+        start = draw.draw(st.integers(0, len(data)))
+        end = draw.draw(st.integers(start, min(len(data), start + 2000)))
+        how = draw.draw(st.sampled_from(["cut", "put", "double", "flip", "blank", "end"]))
+        piece = data[start:end]
+        data = (
+            data[:start]
+            + {
+                "cut": b"",
+                "put": draw.draw(SCRAP) + piece,
+                "double": piece + piece,
+                "flip": bytes(byte ^ 0x10 for byte in piece),
+                "blank": bytes(len(piece)),
+                "end": piece[:0],
+            }[how]
+            + (b"" if how == "end" else data[end:])
+        )
+    return data
+
+
+@FUZZ
+@given(draw=st.data())
+def test_a_journal_that_was_changed_anywhere(made: Path, draw: st.DataObject) -> None:
+    with copied(made) as folder:
+        journal = folder / "journal"
+        journal.write_bytes(changed(journal.read_bytes(), draw))
+        faults(folder)
+        check_start(folder, None if journal.stat().st_size == 0 else shard_bytes(made))
+
+
+@FUZZ
+@given(
+    kind=st.integers(0, 255),
+    payload=st.binary(max_size=60),
+    at=st.integers(0, 100),
+)
+@example(kind=Kind.ANSWER, payload=bytes(8), at=100)
+@example(kind=Kind.ANSWER, payload=b"", at=3)
+@example(kind=Kind.INTENT, payload=b"short", at=5)
+@example(kind=Kind.CHECKPOINT, payload=b"\xc1", at=100)
+@example(kind=Kind.OPENED, payload=b"\x80", at=0)
+def test_a_record_that_is_whole_and_means_nothing(
+    made: Path, kind: int, payload: bytes, at: int
+) -> None:
+    """Its checksum is right: something wrote it that should not have."""
+    with copied(made) as folder:
+        journal = folder / "journal"
+        whole = list(frames(journal))
+        at = min(at, len(whole))
+        journal.write_bytes(b"")
+        again = Journal(journal)
+        for frame in whole[:at]:
+            again.append(frame.kind, frame.payload)
+        again.append(kind, payload)
+        if at == len(whole):
+            again.close()
+        else:
+            # What follows is as it was but further on, so its tickets name other places.
+            for frame in whole[at:]:
+                again.append(frame.kind, frame.payload)
+            again.close()
+        faults(folder)
+        check_start(folder, None)
+
+
+@FUZZ
+@given(draw=st.data(), name=st.sampled_from([MANIFEST, RUN_TOML, REJECTED, shard_name(0), SEEDS]))
+def test_any_other_file_that_was_changed(made: Path, draw: st.DataObject, name: str) -> None:
+    """All of them can be made again."""
+    with copied(made) as folder:
+        file = folder / name
+        file.write_bytes(changed(file.read_bytes() if file.exists() else b"", draw))
+        try:
+            for row in read_shards(folder):
+                assert row.key
+        except UserError as error:
+            assert name in str(error)
+        faults(folder)
+        run(Server(2, malformed=0.2, label_noise=0.2), CONFIG, folder)
+        assert shard_bytes(folder) == shard_bytes(made)
+        assert [fault for fault in faults(folder) if not fault.startswith(SEEDS)] == []
+
+
+@FUZZ
+@given(draw=st.data())
+def test_a_configuration_of_any_text_is_read_or_refused(made: Path, draw: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as place:
+        file = Path(place) / "own.toml"
+        file.write_bytes(changed((made / RUN_TOML).read_bytes(), draw))
+        try:
+            config.dump(config.load(file, {}))
+        except UserError as error:
+            assert "own.toml" in str(error)
