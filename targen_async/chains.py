@@ -279,7 +279,11 @@ class Chains:
     def probing(self, give_up_after_s: float) -> list[Breaker]:
         """Fresh breakers for the calls before the stream opens."""
         patience_s = min(give_up_after_s, PROBE_PATIENCE_S)
-        self.breakers = [Breaker(give_up_after_s=patience_s) for _ in self._all]
+        # Others may be using up the quota, which a fallback need not wait for.
+        limited_for_s = patience_s if "fallback" in self._all else give_up_after_s
+        self.breakers = [
+            Breaker(give_up_after_s=patience_s, limited_for_s=limited_for_s) for _ in self._all
+        ]
         return self.breakers
 
     async def probe(self, asker: Asker, task_name: str, data: Data) -> bool:

@@ -52,17 +52,26 @@ class Breaker:
 
     The run is given up when failures have gone on for `give_up_after_s` without one success. The
     time is counted from the first failure after the last success, as an endpoint that nobody asks
-    is not silent; all waiting ends at that point at the latest, for one last try.
+    is not silent; all waiting ends at that point at the latest, for one last try. Where
+    `limited_for_s` is given, it is the patience with an endpoint that asks for fewer calls: it is
+    there, whatever else is wrong.
 
     Where callers can go `elsewhere`, nobody waits while it is open: a call that comes when a probe
     is due is the probe, and everybody else is turned away. Nor is the run given up then: where it
     would be, the breaker opens, also for an endpoint that says nothing but 429.
     """
 
-    def __init__(self, *, give_up_after_s: float, elsewhere: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        give_up_after_s: float,
+        limited_for_s: float | None = None,
+        elsewhere: bool = False,
+    ) -> None:
         self.resume_at = -math.inf
         self.successes = 0
-        self._give_up_after_s = give_up_after_s
+        self._give_up_after_s = self._patience_s = give_up_after_s
+        self._limited_for_s = limited_for_s or give_up_after_s
         self._elsewhere = elsewhere
         self._failing_since: float | None = None
         self._failures = 0
@@ -223,9 +232,11 @@ class Breaker:
     def _failed(self, error: RateLimited | Unavailable) -> bool:
         """Has this gone on for too long? Raises RunStopped where nobody can go elsewhere."""
         now = _now()
+        limited = isinstance(error, RateLimited)
+        self._patience_s = self._limited_for_s if limited else self._give_up_after_s
         if self._failing_since is None:
             self._failing_since = now
-        elif now >= self._failing_since + self._give_up_after_s:
+        elif now >= self._failing_since + self._patience_s:
             if self._elsewhere:
                 return True
             message = (
@@ -239,7 +250,7 @@ class Breaker:
     def _last_try_at(self) -> float:
         if self._failing_since is None or (self._elsewhere and self._open):
             return math.inf
-        return self._failing_since + self._give_up_after_s
+        return self._failing_since + self._patience_s
 
     def _stop(self, end: Callable[[], TargenError | Drained]) -> None:
         # A fresh error for each caller: one object raised by many would collect their traces.

@@ -366,6 +366,20 @@ async def test_one_request_that_always_breaks_ends_although_the_endpoint_is_up()
 
 
 @in_virtual_time
+async def test_who_asks_for_fewer_calls_is_there_and_gets_more_patience() -> None:
+    """As at a start, where an address that never answers is more likely wrong than down."""
+    start = now()
+    server = Endpoint(lambda _: RateLimited("slow", status=429) if now() < start + 120 else None)
+    breaker = Breaker(give_up_after_s=10, limited_for_s=3600)
+    await Retrying(server, breaker=breaker, rng=random.Random(1)).complete(request())
+    assert now() - start > 120
+    away = Endpoint(lambda _: Unavailable("connection refused"))
+    breaker = Breaker(give_up_after_s=10, limited_for_s=3600)
+    with pytest.raises(RunStopped, match="served nothing for 10 s"):
+        await Retrying(away, breaker=breaker, rng=random.Random(1)).complete(request())
+
+
+@in_virtual_time
 async def test_an_outage_is_no_fault_of_a_request() -> None:
     """Calls that fail with all others are asked again for as long as it takes."""
     start = now()
