@@ -13,8 +13,8 @@ are the brake: less by a part at once, more again step by step (AIMD; Chiu and J
 import math
 
 _START = 4
-_FEWEST = 8
-"""Answers of a stage before its latency is taken to be known."""
+_FEWEST = 16
+"""Answers of a stage before its latency is taken to be known: the quick ones come first."""
 _START_SAMPLE = 16
 _SAMPLE = (16, 150)
 """Fewest and most answers that a mean must be taken of, by how much they scatter."""

@@ -156,8 +156,8 @@ def test_few_long_calls_at_the_start_hold_back_nobody_later(seed: int) -> None:
         await press(client, server, 6, workers=32)
         server.lengths = {"rows": 1.0}
         limits = await press(client, server, 60)
-        assert sum(limits[:20]) / 20 >= 0.4 * 256
-        assert sum(limits) / 60 >= 0.8 * 256
+        assert sum(limits[:20]) / 20 >= 0.6 * 256
+        assert sum(limits) / 60 >= 0.9 * 256
 
     virtual_time.run(main())
 
@@ -259,5 +259,5 @@ def test_it_stays_between_one_and_the_most(most: int) -> None:
 def test_lone_calls_that_take_longer_than_the_first_are_no_queue() -> None:
     found = Adaptive(64)
     for step in range(300):
-        found.answered("s", 0.1 if step < 8 else 0.3, 1, 1, float(step))
+        found.answered("s", 0.1 if step < 16 else 0.3, 1, 1, float(step))
         assert found.limit >= 1
