@@ -92,6 +92,14 @@ class Purse:
                 "by as much"
             )
 
+    def free(self, role: Role) -> bool:
+        """Is nothing known of a bill: neither a price nor a cap?"""
+        return not self.binds and role not in self._prices
+
+    def fits(self, worst: Usage, role: Role) -> bool:
+        """Would `worst` fit now, with nobody waiting?"""
+        return not self.waiting and self._cap_passed_by(worst, role) is None
+
     def check(self, worst: Usage, role: Role) -> None:
         """Raises NoRoom where `worst` would not fit now."""
         if self._cap_passed_by(worst, role):

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from targen_async.ask import Asker
 from targen_async.budget import Budgeted, Purse
 from targen_async.chat import ChatClient
+from targen_async.chat.hedge import Hedged
 from targen_async.chat.http import HttpChat
 from targen_async.chat.lease import Lease
 from targen_async.chat.limit import Gate, Limited
@@ -19,7 +20,7 @@ from targen_async.chat.sdk import SdkChat
 from targen_async.chat.wire import OPENAI, Dialect
 from targen_async.config import OPENAI_URL, Data, Delivery, Endpoint, Limits, RunConfig, Timeouts
 from targen_async.errors import Denied, Rejected, ServerFault, UserError
-from targen_async.ledger import Role
+from targen_async.ledger import Role, worst_of
 from targen_async.presets import headers_from, preset, proxy_from
 from targen_async.prices import models_of
 from targen_async.probe import Probed, probe
@@ -47,6 +48,8 @@ class Address(Struct, frozen=True, kw_only=True):
     api_version: str | None
     dialect: Dialect
     limits: Limits
+    hedge: bool | None
+    """None: where the purse knows of no bill."""
 
 
 def addresses(config: RunConfig, simulator_url: str | None) -> list[Address]:
@@ -90,19 +93,22 @@ def _address(
             f"`delivery.{'' if first else f'{role}.'}api_key_env`, or give {address} for a server "
             "of your own"
         )
+    headers = headers_from(own.headers if elsewhere else own.headers or delivery.headers)
+    billed = bool(api_key or headers or base_url == simulator_url)
     sdk = "sdk" in (own.client or delivery.client, kind.client if kind else None)
     return Address(
         role=role,
         model=model,
         base_url=base_url,
         api_key=api_key,
-        headers=headers_from(own.headers if elsewhere else own.headers or delivery.headers),
+        headers=headers,
         proxy=proxy_from(own.proxy or delivery.proxy),
         stream=delivery.stream if own.stream is None else own.stream,
         sdk=sdk,
         api_version=kind.api_version if kind else None,
         dialect=kind.dialect if kind else OPENAI,
         limits=own.limits or delivery.limits,
+        hedge=False if delivery.hedge is None and billed else delivery.hedge,
     )
 
 
@@ -160,6 +166,10 @@ class Chain:
             adaptive=limits.adaptive,
             lease=lease,
         )
+        role, purse = self.address.role, self._purse
+        if purse.free(role) if self.address.hedge is None else self.address.hedge:
+            hedged = Hedged(self.limited, fits=lambda copy: purse.fits(worst_of(copy), role))
+            return Retrying(hedged, breaker=breaker)
         return Retrying(self.limited, breaker=breaker)
 
 

@@ -90,6 +90,10 @@ NEEDS_CALL = "needs_call"
 """Kind of a `Dead` that a reparse left: it counts until the rows are next made anew."""
 
 
+HEDGE = "~hedge"
+"""Ends the key of the second copy of a stalled call. Its memo is that of the first."""
+
+
 class Dead(msgspec.Struct, frozen=True, kw_only=True):
     """A call that ended without an answer for good."""
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from msgspec import Struct, to_builtins
 
 from targen_async.config import Prices, RunConfig
-from targen_async.ledger import Role, spent_usd
+from targen_async.ledger import Role, Totals, spent_usd
 from targen_async.opening import Parts
 from targen_async.records import Usage, add_usage
 from targen_async.rundir import MANIFEST, ShardSeal, read_manifest, write_manifest
@@ -35,6 +35,8 @@ class Calls(Struct, frozen=True, kw_only=True):
     refused: int
     in_doubt: int
     served_without_usage: int
+    hedged: int = 0
+    """Sent a second time as they stalled."""
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -78,6 +80,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """While it runs: the row key that the next commit waits for."""
     versions: dict[str, str]
     config: dict[str, Any]
+    hedged: Tokens | None = None
+    """The part of `spent` and `in_doubt` that went into second copies, at worst; None: none did."""
 
 
 def make_manifest(
@@ -99,6 +103,7 @@ def make_manifest(
         wasted = add_usage(wasted, usage)
     spent = {role: one.usage for role, one in parts.ledger.by_role().items()}
     doubt = {role: one.in_doubt_worst for role, one in parts.ledger.by_role().items()}
+    hedged = {role: one.hedged_worst for role, one in parts.ledger.by_role().items()}
     return Manifest(
         format=FORMAT,
         state=state,
@@ -116,12 +121,7 @@ def make_manifest(
         transitions=commit.counts.transitions,
         rejected=dict(sorted(commit.counts.rejected.items())),
         failed=dict(sorted(commit.counts.failed.items())),
-        calls=Calls(
-            served=totals.served,
-            refused=totals.refused,
-            in_doubt=totals.in_doubt,
-            served_without_usage=totals.without_usage,
-        ),
+        calls=_calls(totals),
         spent=tokens(totals.usage, spent, prices),
         prices=dict(prices),
         wasted=tokens(wasted, {"generator": wasted}, prices),
@@ -138,6 +138,17 @@ def make_manifest(
             **{name: metadata.version(name) for name in ("targen-async", "aiohttp", "rensa")},
         },
         config=to_builtins(config),
+        hedged=tokens(totals.hedged_worst, hedged, prices) if totals.hedged else None,
+    )
+
+
+def _calls(totals: Totals) -> Calls:
+    return Calls(
+        served=totals.served,
+        refused=totals.refused,
+        in_doubt=totals.in_doubt,
+        served_without_usage=totals.without_usage,
+        hedged=totals.hedged,
     )
 
 
@@ -174,7 +185,7 @@ def publish(parts: Parts, manifest: Manifest) -> None:
     if parts.place == parts.folder or not (parts.folder / MANIFEST).exists():
         return
     above, told = read_manifest(parts.folder), to_builtins(manifest)
-    above |= {name: told[name] for name in ("calls", "spent", "in_doubt", "prices")}
+    above |= {name: told[name] for name in ("calls", "spent", "in_doubt", "hedged", "prices")}
     generation = parts.found.generation
     why = generation.why if generation else ""
     above["remaking"] = {"why": why, "n": told["n"], "delivered": told["delivered"]}
