@@ -116,6 +116,11 @@ class Frame(NamedTuple):
     kind: int
     payload: bytes
 
+    @property
+    def end(self) -> int:
+        """Where the next record begins."""
+        return self.offset + _HEADER.size + len(self.payload)
+
 
 class Journal:
     """Owns the journal file of one run. One writer; reads are by offset.
@@ -251,9 +256,12 @@ class Journal:
         """The raw body of the answer at `offset`."""
         return self.read(offset).payload[_ANSWER.size :]
 
-    def cut_torn_tail(self) -> None:
-        """Cut what a kill or a power loss left half-written at the very end."""
-        end = valid_end(self.path)
+    def cut_torn_tail(self, end: int | None = None) -> None:
+        """Cut what a kill or a power loss left half-written at the very end.
+
+        `end`: where the last whole record ends, if that is known. Raises RunStopped for damage.
+        """
+        end = valid_end(self.path, end)
         if end < self.end:
             os.ftruncate(self._fd, end)
             self.end = end
@@ -312,15 +320,16 @@ def frames(path: Path) -> Iterator[Frame]:
             position = 0
 
 
-def valid_end(path: Path) -> int:
-    """Where the last whole record ends.
+def valid_end(path: Path, known: int | None = None) -> int:
+    """Where the last whole record ends; `known` is where somebody found it to end.
 
     Raises RunStopped when a whole record follows the unreadable place: that is damage, not a torn
     tail, and cutting it would throw paid answers away.
     """
-    end = 0
-    for frame in frames(path):
-        end = frame.offset + _HEADER.size + len(frame.payload)
+    end = known or 0
+    if known is None:
+        for frame in frames(path):
+            end = frame.end
     size = path.stat().st_size
     if end < size and _whole_record_after(path, end, size):
         raise RunStopped(
@@ -333,14 +342,26 @@ def valid_end(path: Path) -> int:
 def _whole_record_after(path: Path, start: int, size: int) -> bool:
     """Is there any intact record behind `start`? Looks at every place that bears the magic."""
     with path.open("rb") as file:
-        file.seek(start)
-        rest = file.read(size - start)
-    position = rest.find(MAGIC, 1)
-    while position != -1:
-        if position + _HEADER.size <= len(rest):
-            _, kind, length, crc = _HEADER.unpack_from(rest, position)
-            payload = rest[position + _HEADER.size : position + _HEADER.size + length]
-            if kind <= max(Kind) and len(payload) == length and crc == _checksum(kind, payload):
-                return True
-        position = rest.find(MAGIC, position + 1)
+        fd = file.fileno()
+        at = start + 1
+        while at < size:
+            chunk = os.pread(fd, _CHUNK_BYTES, at)
+            position = chunk.find(MAGIC)
+            while position != -1:
+                if _whole_record_at(fd, at + position, size):
+                    return True
+                position = chunk.find(MAGIC, position + 1)
+            # The magic may lie across the end of a chunk.
+            at += max(len(chunk) - len(MAGIC) + 1, 1)
     return False
+
+
+def _whole_record_at(fd: int, offset: int, size: int) -> bool:
+    head = os.pread(fd, _HEADER.size, offset)
+    if len(head) < _HEADER.size:
+        return False
+    _, kind, length, crc = _HEADER.unpack(head)
+    if kind > max(Kind) or length > size - offset - _HEADER.size:
+        return False
+    whole: bool = crc == _checksum(kind, os.pread(fd, length, offset + _HEADER.size))
+    return whole

@@ -79,7 +79,7 @@ def open_parts(
         journal = Journal(folder / JOURNAL, reserve_bytes=reserve)
         stack.callback(journal.close)
         ledger = Ledger(journal)
-        found = recover(journal.path, journal, ledger)
+        found = recover(journal.path, journal, ledger, rows_per_seed=rows_per_seed)
         if found.opened is None or ledger.untouched:
             _begin(config, task, journal, found)
         changed = _check_identity(config, task, folder, found, accept_task_change)
@@ -89,6 +89,9 @@ def open_parts(
         place = _place(folder, task, journal, found, "task" if changed else again)
         committed = found.checkpoint.plan.watermark if found.checkpoint else 0
         state, gate = _in_step(config, place, found)
+        if found.lacks(state):
+            # Rows are made again that a checkpoint held: now all answers are wanted.
+            found.memos = recover(journal.path, journal, Ledger(journal)).memos
         stack.callback(gate.close)
         files = Files(place, state.files, config.delivery.rows_per_shard)
         stack.callback(files.close)
