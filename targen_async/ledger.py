@@ -7,7 +7,7 @@ import orjson
 from msgspec import Struct
 
 from targen_async.chat import Recorder
-from targen_async.chat.wire import decode_completion
+from targen_async.chat.wire import decode_usage
 from targen_async.config import Prices
 from targen_async.errors import ChatError, ParseError
 from targen_async.journal import HEDGE, Intent, Journal
@@ -255,7 +255,7 @@ def _encoded_size(schema: Mapping[str, Any]) -> int:
 def usage_in(body: bytes) -> Usage | None:
     """The tokens that a recorded answer says it took; None where it does not say."""
     try:
-        return decode_completion(body, key="", offset=-1).usage
+        return decode_usage(body)
     except (ParseError, ChatError):
         return None
 
