@@ -181,6 +181,7 @@ def ledger_faults(manifest: FolderManifest, audit: Audit) -> Iterator[str]:
         ("calls.served", manifest.calls.served, totals.served),
         ("calls.refused", manifest.calls.refused, totals.refused),
         ("calls.in_doubt", manifest.calls.in_doubt, totals.in_doubt),
+        ("calls.hedged", manifest.calls.hedged, totals.hedged),
         (
             "calls.served_without_usage",
             manifest.calls.served_without_usage,

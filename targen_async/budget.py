@@ -118,6 +118,16 @@ class Purse:
                 "by as much"
             )
 
+    def free(self, role: Role) -> bool:
+        """Is nothing known of a bill: neither a price nor a cap?"""
+        return not self.binds and role not in self._prices
+
+    def fits(self, worst: Usage, role: Role) -> bool:
+        """Would a call of this worst case enter at once?"""
+        if self.waiting or self._door.locked():
+            return False
+        return self._cap_passed_by(worst, role, self._kept) is None
+
     def check(self, worst: Usage, role: Role) -> None:
         """A call is about to be sent, and the ledger counts it from now on. Raises NoRoom where it
         would pass a cap after all."""

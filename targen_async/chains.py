@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from targen_async.ask import Asker
 from targen_async.budget import Budgeted, Purse
 from targen_async.chat import ChatClient, Recorder
+from targen_async.chat.hedge import Hedged
 from targen_async.chat.http import HttpChat
 from targen_async.chat.lease import Lease
 from targen_async.chat.limit import Limited
@@ -21,7 +22,7 @@ from targen_async.chat.thinking import Thinking
 from targen_async.chat.wire import OPENAI, Dialect
 from targen_async.config import OPENAI_URL, Data, Delivery, Endpoint, Limits, RunConfig, Timeouts
 from targen_async.errors import Denied, Rejected, RunStopped, ServerFault, UserError
-from targen_async.ledger import Role
+from targen_async.ledger import Role, worst_of
 from targen_async.presets import headers_from, preset, proxy_from, secrets_of
 from targen_async.prices import models_of
 from targen_async.probe import Probed, probe
@@ -55,6 +56,8 @@ class Address(Struct, frozen=True, kw_only=True):
     api_version: str | None
     dialect: Dialect
     limits: Limits
+    hedge: bool | None
+    """None: where the purse knows of no bill."""
 
 
 def addresses(config: RunConfig, simulator_url: str | None) -> list[Address]:
@@ -102,6 +105,7 @@ def _address(
     sdk = "sdk" in (own.client or delivery.client, kind.client if kind else None)
     headers = own.headers if elsewhere else own.headers or delivery.headers
     proxy = own.proxy or delivery.proxy
+    billed = bool(api_key or headers or base_url == simulator_url)
     return Address(
         role=role,
         model=model,
@@ -119,6 +123,7 @@ def _address(
         api_version=kind.api_version if kind else None,
         dialect=kind.dialect if kind else OPENAI,
         limits=own.limits or delivery.limits,
+        hedge=False if delivery.hedge is None and billed else delivery.hedge,
     )
 
 
@@ -185,9 +190,20 @@ class Chain:
             adaptive=limits.adaptive,
             lease=lease,
         )
-        client = Retrying(self._budgeted(self.limited), breaker=breaker)
+        client = self._budgeted(self.limited)
+        if self._hedges:
+            client = Hedged(client, self.limited, fits=self._fits)
         own = self.address.thinking_tokens
-        return Thinking(client, room if own is None else own)
+        return Thinking(Retrying(client, breaker=breaker), room if own is None else own)
+
+    @property
+    def _hedges(self) -> bool:
+        """Are stalled calls sent a second time?"""
+        told = self.address.hedge
+        return self._purse.free(self.address.role) if told is None else told
+
+    def _fits(self, copy: ChatRequest) -> bool:
+        return self._purse.fits(worst_of(copy), self.address.role)
 
 
 class Fallback:

@@ -166,6 +166,9 @@ class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
     prices: Prices = field(default_factory=Prices)
+    hedge: bool | None = None
+    """Send a stalled call a second time, and take the first answer. Unset: only where nobody can
+    send a bill, which is to say without a key, a known price or a cap."""
     give_up_after_s: Seconds = 3600.0
     """How long the endpoint may give nothing before the run stops."""
     drain_s: Annotated[float, Meta(ge=0)] = 30.0

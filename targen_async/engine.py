@@ -286,7 +286,8 @@ class _Run:
         gather = unjudged if data.correction.mode == "off" else blocks.work
         return [
             *self._seed_stages(steps),
-            Stage(name="slots", work=slots.work),
+            # Seeds pass in order: those that are asked for early enough bridge a slow call.
+            Stage(name="slots", work=slots.work, capacity=calls),
             Stage(name="instances", work=each(steps.instances), workers=calls),
             Stage(name="blocks", work=gather),
             Stage(name="correction", work=each(steps.correction), workers=calls),
@@ -304,13 +305,12 @@ class _Run:
         if self.parts.corpus is not None:
             taken = CorpusSeeds(self.parts.corpus, self.seed_demand, self.parts.state.seeds)
             return [Stage(name="corpus", work=self._ordered(taken.work))]
-        few = min(calls, max(4, calls // 8))
         return [
             Stage(name="context-calls", work=self.contexts.calls),
             Stage(name="contexts", work=each(steps.contexts), workers=min(calls, 4)),
             Stage(name="context-point", work=self._ordered(self.contexts.point)),
             Stage(name="seed-calls", work=self.seeds.calls),
-            Stage(name="seeds", work=each(steps.seeds), workers=few),
+            Stage(name="seeds", work=each(steps.seeds), workers=calls),
             Stage(name="seed-point", work=self._ordered(self.seeds.point)),
         ]
 

@@ -112,6 +112,14 @@ FLAGS: dict[str, tuple[str, dict[str, Any]]] = {
         "delivery.budget.max_requests",
         {"type": int, "metavar": "N", "help": "cap over all starts"},
     ),
+    "--hedge": (
+        "delivery.hedge",
+        {
+            "action": argparse.BooleanOptionalAction,
+            "help": "send stalled calls twice, 2 %% of all at most (default: only without a key, "
+            "a known price or a cap)",
+        },
+    ),
     "--metrics-port": (
         "delivery.metrics_port",
         {"type": int, "metavar": "PORT", "help": "Prometheus metrics on 127.0.0.1; 0: any port"},

@@ -31,6 +31,7 @@ _INTENT = Layout("<16sIIB")
 _ANSWER = Layout("<Q")
 _CRC_PREFIX = Layout("<BI")
 _CHUNK_BYTES = 1 << 20
+_SECTOR = 512
 MAX_PAYLOAD_BYTES = 1 << 28
 SYNC_INTERVAL_S = 0.05
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -85,10 +86,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 NO_SCHEMA = "no-schema"
 """Kind of a `Dead` that is no loss: the probe with a schema, where the one without was answered."""
-
-
 NEEDS_CALL = "needs_call"
 """Kind of a `Dead` that a reparse left: it counts until the rows are next made anew."""
+HEDGE = "~hedge"
+"""Ends the key of the second copy of a stalled call. Its memo is that of the first."""
 
 
 class Dead(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +113,11 @@ class Frame(NamedTuple):
     offset: int
     kind: int
     payload: bytes
+
+    @property
+    def end(self) -> int:
+        """Where the next record begins."""
+        return self.offset + _HEADER.size + len(self.payload)
 
 
 class Journal:
@@ -244,21 +250,21 @@ class Journal:
 
     def read(self, offset: int) -> Frame:
         """The record at `offset`. Raises RunStopped when it is damaged."""
-        head = os.pread(self._fd, _HEADER.size, offset)
-        if len(head) == _HEADER.size:
-            magic, kind, length, crc = _HEADER.unpack(head)
-            payload = os.pread(self._fd, length, offset + _HEADER.size)
-            if magic == MAGIC and len(payload) == length and crc == _checksum(kind, payload):
-                return Frame(offset, kind, payload)
-        raise RunStopped(f"{self.path} is damaged at byte {offset}: restore it from a copy")
+        frame = _record_at(self._fd, offset)
+        if frame is None:
+            raise RunStopped(f"{self.path} is damaged at byte {offset}: restore it from a copy")
+        return frame
 
     def read_answer(self, offset: int) -> bytes:
         """The raw body of the answer at `offset`."""
         return self.read(offset).payload[_ANSWER.size :]
 
-    def cut_torn_tail(self) -> None:
-        """Cut what a kill or a power loss left half-written at the very end."""
-        end = valid_end(self.path)
+    def cut_torn_tail(self, end: int | None = None) -> None:
+        """Cut what a kill or a power loss left half-written at the very end.
+
+        `end`: where the last whole record ends, if that is known. Raises RunStopped for damage.
+        """
+        end = valid_end(self.path, end)
         if end < self.end:
             os.ftruncate(self._fd, end)
             # What is cut must not come back below what is written next.
@@ -296,6 +302,17 @@ def _checksum(kind: int, payload: bytes) -> int:
     return zlib.crc32(payload, zlib.crc32(_CRC_PREFIX.pack(kind, len(payload))))
 
 
+def _record_at(fd: int, offset: int) -> Frame | None:
+    head = os.pread(fd, _HEADER.size, offset)
+    if len(head) == _HEADER.size:
+        magic, kind, length, crc = _HEADER.unpack(head)
+        if magic == MAGIC and length <= MAX_PAYLOAD_BYTES:
+            payload = os.pread(fd, length, offset + _HEADER.size)
+            if len(payload) == length and crc == _checksum(kind, payload):
+                return Frame(offset, kind, payload)
+    return None
+
+
 def frames(path: Path) -> Iterator[Frame]:
     """Every whole record of a journal in order; ends silently at the first that is not."""
     with path.open("rb") as file:
@@ -323,15 +340,16 @@ def frames(path: Path) -> Iterator[Frame]:
             position = 0
 
 
-def valid_end(path: Path) -> int:
-    """Where the last whole record ends that was not lost with the power.
+def valid_end(path: Path, known: int | None = None) -> int:
+    """Where the last whole record ends that was not lost with the power; `known` is where somebody
+    found it to end.
 
     Raises RunStopped when a whole record follows the unreadable place and this is not what a loss
     of power leaves: that is damage, not a torn tail, and cutting it would throw paid answers away.
     """
-    end = 0
-    for frame in frames(path):
-        end = frame.offset + _HEADER.size + len(frame.payload)
+    end = known
+    if end is None:
+        end = max((frame.end for frame in frames(path)), default=0)
     size = path.stat().st_size
     if end < size and _is_damaged(path, end, size):
         raise RunStopped(
@@ -339,9 +357,6 @@ def valid_end(path: Path) -> int:
             "restore the file from a copy, or start a new run in another folder"
         )
     return end
-
-
-_SECTOR = 512
 
 
 def _is_damaged(path: Path, start: int, size: int) -> bool:
@@ -352,36 +367,34 @@ def _is_damaged(path: Path, start: int, size: int) -> bool:
     was synced.
     """
     with path.open("rb") as file:
-        file.seek(start)
-        rest = file.read(size - start)
-    first: int | None = None
-    position = rest.find(MAGIC, 1)
-    while position != -1:
-        payload = _payload_at(rest, position)
-        if payload is not None:
-            if first is None:
-                first = position
-            if rest[position + 3] == Kind.SYNCED and ticket_of(payload) > start:
+        fd = file.fileno()
+        first: int | None = None
+        for frame in _records_behind(fd, start, size):
+            first = frame.offset if first is None else first
+            if frame.kind == Kind.SYNCED and ticket_of(frame.payload) > start:
                 return True
-        position = rest.find(MAGIC, position + 1)
-    return first is not None and not _has_hole(rest[:first], start)
+        return first is not None and not _has_hole(fd, start, first)
 
 
-def _payload_at(data: bytes, position: int) -> bytes | None:
-    """The payload of the record there, if there is an intact one."""
-    if position + _HEADER.size > len(data):
-        return None
-    _, kind, length, crc = _HEADER.unpack_from(data, position)
-    payload = data[position + _HEADER.size : position + _HEADER.size + length]
-    whole = kind <= max(Kind) and len(payload) == length and crc == _checksum(kind, payload)
-    return payload if whole else None
+def _records_behind(fd: int, start: int, size: int) -> Iterator[Frame]:
+    """The intact records behind `start`: at every place that bears the magic one may begin."""
+    at = start + 1
+    while at < size:
+        chunk = os.pread(fd, _CHUNK_BYTES, at)
+        position = chunk.find(MAGIC)
+        while position != -1:
+            frame = _record_at(fd, at + position)
+            if frame is not None and frame.kind <= max(Kind):
+                yield frame
+            position = chunk.find(MAGIC, position + 1)
+        # The magic may lie across the end of a chunk.
+        at += max(len(chunk) - len(MAGIC) + 1, 1)
 
 
-def _has_hole(data: bytes, start: int) -> bool:
-    """Is there a sector in it, or what it holds of its first, of nothing but zeros?"""
-    edge = -start % _SECTOR or _SECTOR
-    if edge <= len(data) and not any(data[:edge]):
-        return True
-    return any(
-        not any(data[at : at + _SECTOR]) for at in range(edge, len(data) - _SECTOR + 1, _SECTOR)
-    )
+def _has_hole(fd: int, start: int, end: int) -> bool:
+    """Is there a sector between the two, or what lies there of its first, of nothing but zeros?"""
+    while (edge := (start // _SECTOR + 1) * _SECTOR) <= end:
+        if not any(os.pread(fd, edge - start, start)):
+            return True
+        start = edge
+    return False

@@ -7,10 +7,10 @@ import orjson
 from msgspec import Struct
 
 from targen_async.chat import Recorder
-from targen_async.chat.wire import decode_completion
+from targen_async.chat.wire import decode_usage
 from targen_async.config import Prices
 from targen_async.errors import ChatError, ParseError
-from targen_async.journal import Intent, Journal
+from targen_async.journal import HEDGE, Intent, Journal
 from targen_async.records import ChatRequest, Usage, add_usage
 
 Role = Literal["generator", "judge", "fallback"]
@@ -36,6 +36,10 @@ class Totals(Struct, frozen=True, kw_only=True):
     """Upper bound of what they may have cost."""
     in_doubt_worst: Usage = Usage()
     """Upper bound of what the calls in doubt may have cost: prompt bytes and max_tokens."""
+    hedged: int = 0
+    """Calls that were sent a second time as they stalled; one of the two stays in doubt."""
+    hedged_worst: Usage = Usage()
+    """Upper bound of what that may have cost."""
 
     @property
     def charged(self) -> Usage:
@@ -62,6 +66,8 @@ class _Account:
         self.unknown = Usage()
         self.in_doubt = 0
         self.open = Usage()
+        self.hedged = 0
+        self.hedged_worst = Usage()
 
     def totals(self) -> Totals:
         return Totals(
@@ -72,6 +78,8 @@ class _Account:
             without_usage=self.without_usage,
             without_usage_worst=self.unknown,
             in_doubt_worst=self.open,
+            hedged=self.hedged,
+            hedged_worst=self.hedged_worst,
         )
 
 
@@ -127,6 +135,9 @@ class Ledger:
         account = self._accounts[role]
         account.in_doubt += 1
         account.open = add_usage(account.open, worst)
+        if HEDGE in intent.key:
+            account.hedged += 1
+            account.hedged_worst = add_usage(account.hedged_worst, worst)
 
     def answered(self, ticket: int, body: bytes) -> None:
         """`body` is the answer as recorded; without a usage in it the worst case is charged."""
@@ -182,6 +193,8 @@ class Ledger:
             without_usage=sum(one.without_usage for one in each),
             without_usage_worst=_sum([one.without_usage_worst for one in each]),
             in_doubt_worst=_sum([one.in_doubt_worst for one in each]),
+            hedged=sum(one.hedged for one in each),
+            hedged_worst=_sum([one.hedged_worst for one in each]),
         )
 
 
@@ -242,7 +255,7 @@ def _encoded_size(schema: Mapping[str, Any]) -> int:
 def usage_in(body: bytes) -> Usage | None:
     """The tokens that a recorded answer says it took; None where it does not say."""
     try:
-        return decode_completion(body, key="", offset=-1).usage
+        return decode_usage(body)
     except (ParseError, ChatError):
         return None
 

@@ -40,6 +40,8 @@ class Calls(Struct, frozen=True, kw_only=True):
     refused: int
     in_doubt: int
     served_without_usage: int
+    hedged: int = 0
+    """Sent a second time as they stalled."""
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -91,6 +93,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """While it runs: what it told people last, as a line of `--json`; for who looks on."""
     versions: dict[str, str]
     config: dict[str, Any]
+    hedged: Tokens | None = None
+    """The part of `spent` and `in_doubt` that went into second copies, at worst; None: none did."""
 
 
 def make_manifest(
@@ -108,6 +112,7 @@ def make_manifest(
     commit, plan, task = parts.state, parts.plan, parts.rows.task
     totals, asked = parts.ledger.totals(), parts.ledger.by_role()
     spent, in_doubt = spent_of(asked, prices)
+    hedged = {role: one.hedged_worst for role, one in asked.items()}
     models = dict(sorted(commit.counts.models.items()))
     return Manifest(
         format=FORMAT,
@@ -127,12 +132,7 @@ def make_manifest(
         transitions=commit.counts.transitions,
         rejected=dict(sorted(commit.counts.rejected.items())),
         failed=dict(sorted(commit.counts.failed.items())),
-        calls=Calls(
-            served=totals.served,
-            refused=totals.refused,
-            in_doubt=totals.in_doubt,
-            served_without_usage=totals.without_usage,
-        ),
+        calls=_calls(totals),
         spent=spent,
         usd_at_most=at_most_usd(asked, prices),
         prices=dict(prices),
@@ -150,6 +150,17 @@ def make_manifest(
             **{name: metadata.version(name) for name in ("targen-async", "aiohttp", "rensa")},
         },
         config=to_builtins(config),
+        hedged=tokens(hedged, prices) if totals.hedged else None,
+    )
+
+
+def _calls(totals: Totals) -> Calls:
+    return Calls(
+        served=totals.served,
+        refused=totals.refused,
+        in_doubt=totals.in_doubt,
+        served_without_usage=totals.without_usage,
+        hedged=totals.hedged,
     )
 
 
@@ -214,7 +225,8 @@ def publish(parts: Parts, manifest: Manifest) -> None:
     if parts.place == parts.folder or not (parts.folder / MANIFEST).exists():
         return
     above, told = read_manifest(parts.folder), to_builtins(manifest)
-    above |= {name: told[name] for name in ("calls", "spent", "usd_at_most", "in_doubt", "prices")}
+    shown = ("calls", "spent", "usd_at_most", "in_doubt", "hedged", "prices")
+    above |= {name: told[name] for name in shown}
     generation = parts.found.generation
     why = generation.why if generation else ""
     above["remaking"] = {"why": why, "n": told["n"], "delivered": told["delivered"]}

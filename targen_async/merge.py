@@ -307,10 +307,10 @@ class _Merging:
             rejected=dict(sorted(self._rejected.items())),
             failed={},
             calls=Calls(
-                served=sum(one.calls.served for one in told),
-                refused=sum(one.calls.refused for one in told),
-                in_doubt=sum(one.calls.in_doubt for one in told),
-                served_without_usage=sum(one.calls.served_without_usage for one in told),
+                **{
+                    name: sum(getattr(one.calls, name) for one in told)
+                    for name in Calls.__struct_fields__
+                }
             ),
             spent=_sum([one.spent for one in told]),
             wasted=_sum([one.wasted for one in told]),

@@ -82,7 +82,7 @@ def open_parts(
         journal = Journal(folder / JOURNAL, reserve_bytes=reserve)
         stack.callback(journal.close)
         ledger = Ledger(journal)
-        found = recover(journal.path, journal, ledger)
+        found = recover(journal.path, journal, ledger, rows_per_seed=rows_per_seed)
         if found.opened is None or ledger.untouched:
             ledger = _begin(config, task, journal, found)
         changed = _check_identity(config, task, folder, found, accept)
@@ -92,13 +92,13 @@ def open_parts(
         place = _place(folder, task, journal, found, "task" if changed else again)
         committed = found.checkpoint.plan.watermark if found.checkpoint else 0
         state, gate = _in_step(config, place, found)
+        if found.lacks(state):
+            # Rows are made again that a checkpoint held: now all answers are wanted.
+            found.memos = recover(journal.path, journal, Ledger(journal)).memos
         stack.callback(gate.close)
         files = Files(place, state.files, config.delivery.rows_per_shard)
         stack.callback(files.close)
-        n = first or config.delivery.n
-        if not found.targets or found.targets[-1].n != n:
-            found.targets.append(Target(slot=state.plan.watermark, n=n))
-            journal.append(Kind.TARGET, msgspec.msgpack.encode(found.targets[-1]))
+        _aim(first or config.delivery.n, state, journal, found)
         write_config(folder, config)
         yield Parts(
             folder=folder,
@@ -117,6 +117,13 @@ def open_parts(
         )
     if found.swapped:
         finish_swap(folder)
+
+
+def _aim(n: int, state: CommitState, journal: Journal, found: Recovered) -> None:
+    """See to it that the last target is n rows."""
+    if not found.targets or found.targets[-1].n != n:
+        found.targets.append(Target(slot=state.plan.watermark, n=n))
+        journal.append(Kind.TARGET, msgspec.msgpack.encode(found.targets[-1]))
 
 
 def _rows_per_seed(config: RunConfig, task: Task) -> int:

@@ -5,7 +5,8 @@ wave k+1 is planned at a slot fixed when wave k was, from what has been committe
 the plan never depends on which answer came first.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import ceil
 from random import Random
@@ -60,18 +61,16 @@ def shares(n: int, labels: Sequence[str], group: Sequence[str], random_seed: int
     return {label: count + (label in lucky) for label, count in share.items()}
 
 
-def deal(counts: Mapping[str, int], random_seed: int, wave: int) -> list[str]:
+def deal(counts: Mapping[str, int], random_seed: int, wave: int) -> Iterator[str]:
     """The labels of a wave in order: shuffled rounds, so that rows of one seed differ."""
     random = Random(f"{random_seed}:wave:{wave}")
     left = dict(counts)
-    dealt: list[str] = []
     while any(left.values()):
         turn = [label for label in sorted(left) if left[label]]
         random.shuffle(turn)
         for label in turn:
             left[label] -= 1
-        dealt += turn
-    return dealt
+        yield from turn
 
 
 # Asked for once a row: the plan's view of the same few values of n.
@@ -158,8 +157,9 @@ class RowPlan:
         self._step = grouping.size if grouping.whole and not grouping.labels else 1
         self.random_seed = random_seed
         self.state = state
-        self._dealt: dict[int, list[tuple[str, int]]] = {}
-        """Of a wave: the label of each call, and how many calls of that label came before."""
+        self._dealt: dict[int, tuple[array[int], array[int]]] = {}
+        """Of a wave: the label of each call by its place in `labels`, and how many calls of that
+        label came before. A wave may be as long as the run."""
 
     def aim(self, n: int) -> None:
         """Aim at n rows from the watermark on, and plan what is missing."""
@@ -208,14 +208,18 @@ class RowPlan:
                 del self._dealt[old]
             calls = {label: rows // size for label, rows in wave.counts.items()}
             turns = {
-                label: sum(before.counts.get(label, 0) for before in waves[:index]) // size
+                label: sum(old.counts.get(label, 0) for old in waves[:index]) // size
                 for label in calls
             }
-            self._dealt[index] = dealt = []
+            places = {label: place for place, label in enumerate(self.labels)}
+            self._dealt[index] = dealt, before = array("I"), array("I")
             for label in deal(calls, self.random_seed, index):
-                dealt.append((label, turns[label]))
+                dealt.append(places[label])
+                before.append(turns[label])
                 turns[label] += 1
-        return self._dealt[index][(slot - wave.start) // size]
+        dealt, before = self._dealt[index]
+        call = (slot - wave.start) // size
+        return self.labels[dealt[call]], before[call]
 
     def member(self, slot: int) -> int:
         """Which member of its group the row in `slot` is."""

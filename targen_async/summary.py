@@ -46,6 +46,7 @@ def summary_lines(
         *transition_lines(raw),
         _line("refused", _refused(raw)),
         _line("calls", _calls(raw["calls"])),
+        *_hedged(raw),
         _line("tokens", _tokens(raw)),
         _line("cost", _cost(raw)),
         *_rows(raw, folder),
@@ -187,6 +188,21 @@ def _calls(calls: Mapping[str, Any]) -> str:
     if calls["served_without_usage"]:
         text += f"; {calls['served_without_usage']} answers without a count of tokens"
     return text
+
+
+def _hedged(raw: Mapping[str, Any]) -> list[str]:
+    """How many stalled calls were sent twice, and what that may have cost."""
+    count, most = raw["calls"].get("hedged"), raw.get("hedged")
+    if not count:
+        return []
+    text = f"{count} stalled calls sent twice"
+    if most:
+        dollars = f", {usd(most['usd'])}" if most["usd"] else ""
+        text += (
+            f", for at most {most['prompt_tokens']} prompt + {most['completion_tokens']} "
+            f"completion tokens more{dollars}: one answer of each pair is in doubt"
+        )
+    return [_line("hedged", text)]
 
 
 def _tokens(raw: Mapping[str, Any]) -> str:

@@ -2,14 +2,20 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
 from targen_async.ask import Asker
-from targen_async.chains import Address, Fallback, WithFallback, addresses
-from targen_async.config import Data, Delivery, Endpoint, RunConfig
+from targen_async.budget import Budgeted, Purse
+from targen_async.chains import Address, Chain, Fallback, WithFallback, addresses
+from targen_async.chat.hedge import Hedged
+from targen_async.chat.limit import Limited
+from targen_async.chat.retry import Breaker, Retrying
+from targen_async.chat.thinking import Thinking
+from targen_async.config import Budget, Data, Delivery, Endpoint, Prices, RunConfig, Timeouts
 from targen_async.control import RunControl
 from targen_async.errors import Rejected, ServerFault, TargenError, UserError
 from targen_async.journal import Journal
@@ -116,3 +122,56 @@ def test_what_breaks_goes_to_the_fallback_and_what_was_not_sent_does_not() -> No
     assert asyncio.run(asked(BROKE)) == "second"
     with pytest.raises(Rejected, match="too large for the limit"):
         asyncio.run(asked(Rejected("too large for the limit that is declared")))
+
+
+# ---- second copies
+
+
+OWN = {"base_url": "http://127.0.0.1:1/v1", "api_key_env": "NO_KEY"}
+PRICED = Prices(usd_per_million_prompt_tokens=1.0)
+
+
+@pytest.mark.parametrize(
+    ("delivery", "prices", "expected"),
+    [
+        (OWN, None, True),
+        ({**OWN, "api_key_env": "JUDGE_KEY"}, None, False),
+        ({**OWN, "headers": {"X-Org": "$ORG"}}, None, False),
+        (OWN, PRICED, False),
+        ({**OWN, "budget": {"max_requests": 10}}, None, False),
+        ({**OWN, "hedge": False}, None, False),
+        ({**OWN, "hedge": True, "api_key_env": "JUDGE_KEY"}, PRICED, True),
+        ({}, None, False),
+    ],
+    ids=["own", "key", "headers", "price", "cap", "off", "on", "simulator"],
+)
+def test_stalled_calls_are_sent_twice_only_where_nobody_can_send_a_bill(
+    tmp_path: Path, delivery: dict[str, Any], prices: Prices | None, expected: bool
+) -> None:
+    raw = {"data": {"task": "cb", "model": "writer"}, "delivery": delivery}
+    config = msgspec.convert(raw, RunConfig)
+    (address,) = addresses(config, "http://127.0.0.1:2/v1")
+    journal = Journal(tmp_path / "journal")
+    priced = {"generator": prices} if prices else {}
+    purse = Purse(config.delivery.budget or Budget(), Ledger(journal), priced)  # type: ignore[arg-type]
+    thinking = Chain(address, Timeouts(), purse).open(Breaker(give_up_after_s=1), 0)
+    assert isinstance(thinking, Thinking)
+    retrying = thinking._inner
+    assert isinstance(retrying, Retrying)
+    assert isinstance(retrying._inner, Hedged) == expected
+    journal.close()
+
+
+def test_a_second_copy_passes_the_purse_before_the_limits(tmp_path: Path) -> None:
+    delivery = Delivery(base_url="http://127.0.0.1:1/v1", hedge=True)
+    config = RunConfig(data=Data(task="cb", model="writer"), delivery=delivery)
+    (address,) = addresses(config, None)
+    journal = Journal(tmp_path / "journal")
+    chain = Chain(address, Timeouts(), Purse(Budget(max_requests=9), Ledger(journal), {}))
+    thinking = chain.open(Breaker(give_up_after_s=1), 0)
+    assert isinstance(thinking, Thinking) and isinstance(thinking._inner, Retrying)
+    hedged = thinking._inner._inner
+    assert isinstance(hedged, Hedged) and isinstance(hedged._inner, Budgeted)
+    assert isinstance(hedged._limited, Limited)
+    assert hedged._inner._inner is hedged._limited is chain.limited
+    journal.close()

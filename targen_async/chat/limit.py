@@ -50,6 +50,8 @@ class Limited:
         self.waiting = 0
         self.refused = 0
         """429s so far."""
+        self.sent_s: dict[str, float] = {}
+        """Since when calls are out, by their keys."""
         self._inner = inner
         self._gate = gate
         self._most = max_in_flight
@@ -70,6 +72,11 @@ class Limited:
     def max_in_flight(self) -> int:
         """As many calls as may be out now."""
         return self._adaptive.limit if self._adaptive else self._most
+
+    @property
+    def room(self) -> int:
+        """Slots that are free and that nobody in line waits for."""
+        return 0 if self._line else max(0, self.max_in_flight - self.in_flight)
 
     async def complete(self, request: ChatRequest) -> ChatResult:
         """Wait in line, then ask. Raises Rejected for a request larger than a minute's tokens."""
@@ -102,6 +109,7 @@ class Limited:
             return result
         finally:
             self.in_flight -= 1
+            self.sent_s.pop(request.key, None)
             self._advance(quota, loop)
 
     def _failed(self, quota: Quota, place: Place, error: ChatError, now_s: float) -> None:
@@ -141,6 +149,7 @@ class Limited:
             elif not future.cancelled() and future.exception() is None:
                 quota.take_back(place)
                 self.in_flight -= 1
+                self.sent_s.pop(place.request.key, None)
             self._advance(quota, loop)
             raise
 
@@ -203,6 +212,7 @@ class Limited:
         self.in_flight += 1
         place.out = self.in_flight
         self._sent_s = now_s
+        self.sent_s[place.request.key] = now_s
 
     # ---- shown
 

@@ -135,6 +135,13 @@ def decode_completion(
     )
 
 
+def decode_usage(body: bytes) -> Usage | None:
+    """The `usage` of what `decode_completion` would make of a body. Raises as it does."""
+    if body.startswith(OVERSIZED):
+        return None
+    return (_said_plainly(body) or _said_somehow(body, "", ())).usage
+
+
 class _Said(NamedTuple):
     """What is read of a completion."""
 
