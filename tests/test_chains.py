@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from targen_async.ask import Asker
 from targen_async.budget import Budgeted, Purse
-from targen_async.chains import Address, Chain, Fallback, WithFallback, addresses
+from targen_async.chains import Address, Chain, addresses
+from targen_async.chat.fallback import Fallback, WithFallback
 from targen_async.chat.hedge import Hedged
 from targen_async.chat.limit import Limited
 from targen_async.chat.retry import Breaker, Retrying
