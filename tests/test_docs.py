@@ -23,7 +23,7 @@ DOCS = [
     *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "prompts").rglob("*.md")),
-    *sorted((ROOT / "bench").rglob("*.md")),
+    *sorted((ROOT / "bench").glob("*.md")),
 ]
 PUBLISHED = [
     *DOCS,
