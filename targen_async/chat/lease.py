@@ -74,6 +74,7 @@ class Lease:
         self.leads = True
         """Whether it is us, of those that want more, who find out whether there is more."""
         self._known = False
+        self._claim: Claim | None = None
         self._renewed_s = 0.0
         self._mine: dict[str, float] = {}
         self._seen: dict[str, Claim] = {}
@@ -95,7 +96,7 @@ class Lease:
         time, the share stays as it is.
         """
         self.due_s = now_s + BEAT_S
-        mine = Claim(
+        self._claim = mine = Claim(
             until_s=now_s + EXPIRES_S,
             used=used,
             wants_more=wants_more,
@@ -115,6 +116,14 @@ class Lease:
             )
             self._look_at({n: c for n, c in claims.items() if n != self._name}, now_s)
         return self.share
+
+    def tell(self, now_s: float, learnt: dict[str, tuple[float, float]]) -> None:
+        """Between two renewals: pass on what refusals showed us just now, and hear of others'."""
+        if self._claim is None:
+            return
+        self._claim = msgspec.structs.replace(self._claim, learnt=learnt)
+        with contextlib.suppress(OSError):
+            self.learnt = _latest(self._exchange(now_s, self._claim))
 
     def _pace(self, taken: dict[str, float], now_s: float) -> dict[str, tuple[float, float]]:
         since_s = max(now_s - self._renewed_s, BEAT_S / 2)

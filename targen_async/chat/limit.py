@@ -194,10 +194,13 @@ class Limited:
     def _wait_s(self, quota: Quota, place: Place, now_s: float) -> float:
         """Seconds until this call may go; infinite while it waits for a slot."""
         lease = self._lease
-        if lease is not None and now_s >= lease.due_s:
-            fresh = self._sent_s == -math.inf
-            hungry = fresh or bool(self._line and quota.short_of)
-            quota.renew(lease, hungry=hungry, now_s=now_s)
+        if lease is not None:
+            if now_s >= lease.due_s:
+                fresh = self._sent_s == -math.inf
+                hungry = fresh or bool(self._line and quota.short_of)
+                quota.renew(lease, hungry=hungry, now_s=now_s)
+            else:
+                quota.exchange_news(lease, now_s)
         self._full = self.in_flight >= self.max_in_flight
         if self._full:
             return math.inf

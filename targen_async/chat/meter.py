@@ -13,6 +13,7 @@ import math
 from collections import deque
 
 from targen_async.chat.lease import Lease, Others
+from targen_async.chat.refill import Refill
 from targen_async.records import RateLimits
 
 PACE = 0.99
@@ -35,10 +36,17 @@ _MOVED = 1.1
 _REMEMBERED = 300  # Refused calls; more will not come back in another order than they went.
 _HALVINGS = 6
 _UNSURE_S = 0.3  # What other processes take is known but for this time.
-_CALM = (10.0, 25.0, 100.0, 250.0)
+_APART = 0.5  # Calls of several processes come unevenly: each leaves as much at an empty bucket.
+_CALM = (10.0, 25.0, 100.0)
 """Calls after a refusal before more is tried: when the rate is a guess, is measured by a few, or by
-many; three times as many, up to the last, when trying fails: less than one in 200 is refused."""
-_DOUBLING_S = 6.0
+many; three times as many when trying fails, up to `_CALMEST`: less than one in 200 is refused."""
+_CALMEST = (205.0, 270.0)
+"""For one process; for several, as a try of one may be refused to another as well."""
+_TRY = 1.15
+"""Trying begins with this factor of the rate: little is refused until the refusal is known."""
+_TRY_FOR = 15.0
+"""Calls after which it doubles every so often, as the rate must have risen."""
+_DOUBLING_S = 4.0
 _SMOOTH = 0.1
 _TOLERATED = 1.05
 
@@ -89,12 +97,7 @@ class Meter:
         self._measured = declared
         self._halvings = _HALVINGS
         self._halved_at_s = now_s
-        # Of learning from headers.
-        self._told_per_s: float | None = None
-        self._mark: tuple[float, float, float] | None = None
-        self._is_window, self._window_end_s = False, -math.inf
-        self._window_s = 0.0
-        """Longest time to a new window that was told."""
+        self._refill = Refill()
 
     @classmethod
     def from_refusal(cls, name: str, now_s: float, *, per_s: float, sent: float) -> "Meter":
@@ -134,15 +137,25 @@ class Meter:
             self._at_most *= part
         self.share = share
 
-    def adopt(self, per_s: float, learnt_s: float) -> None:
+    @property
+    def tries(self) -> bool:
+        """Whether more is asked for than is known to be allowed."""
+        return self.per_s > self._per_s * self.share
+
+    def adopt(self, per_s: float, learnt_s: float, now_s: float) -> None:
         """Another process learnt the rate from a refusal: as good as if it had been ours."""
         if self.learnt is not None and learnt_s <= self.learnt[1]:
             return
+        self._flow(now_s)
         self.learnt = (per_s, learnt_s)
+        self._calm = self._calm_after(per_s, max(self._calm, _CALM[2]))
         self._per_s = min(per_s, self._cap)
         self._uncertain_rate = self._cut = True
         self._since_refusal = 0.0
-        self._calm = max(self._calm, _CALM[2])
+        # The bucket that was empty is ours as well.
+        since = (now_s - learnt_s) * self.per_s * PACE - _APART * self._unit
+        self._at_most = min(self._at_most, since)
+        self._certain = min(self._certain, since)
 
     # ---- paying
 
@@ -153,7 +166,8 @@ class Meter:
         if self._uncertain_rate and self._leads:
             beyond = self._since_refusal / self.share - self._calm * self._unit
             if beyond > 0:
-                more = 2.0 ** min(beyond / (self._per_s * _DOUBLING_S), 20.0)
+                more_s = max(beyond - _TRY_FOR * self._unit, 0.0) / self._per_s
+                more = _TRY * 2.0 ** min(more_s / _DOUBLING_S, 20.0)
                 rate += min(self._per_s * more, self._cap) - self._per_s
         return rate
 
@@ -166,8 +180,8 @@ class Meter:
             return 0.0
         self._largest = max(self._largest, amount)
         missing = amount - self._at_most
-        if missing > 0 and now_s < self._window_end_s:
-            return self._window_end_s - now_s
+        if missing > 0 and (window_s := self._refill.wait_s(now_s)):
+            return window_s
         possible_s = max(missing / rate, self._try_at_s - now_s, 0.0)
         return min(possible_s, (amount - self._certain) / rate)
 
@@ -203,10 +217,8 @@ class Meter:
         rate = self.per_s * PACE
         passed_s = now_s - self._time_s
         self._time_s = now_s
-        if self._is_window:
-            if now_s >= self._window_end_s:
-                windows = (now_s - self._window_end_s) // self._window_s + 1
-                self._window_end_s += windows * self._window_s
+        if self._refill.is_window:
+            if self._refill.begins_anew(now_s):
                 self._certain = self._at_most = self._size * self.share
             return rate
         gained = passed_s * rate
@@ -246,8 +258,9 @@ class Meter:
         if surplus > 0:
             self._size = max(self._size - surplus, self._largest, self._per_s)
         self._proven_size = min(self._proven_size, self._size)
-        self._at_most = min(self._at_most, 0.0)
-        self._certain = min(self._certain, -pending, 0.0)
+        apart = _APART * self._unit if self._others else 0.0
+        self._at_most = min(self._at_most, -apart)
+        self._certain = min(self._certain, -pending - apart)
         self._tried, self._try_at_s = 0.0, now_s
 
     def pressure(self, now_s: float) -> float:
@@ -261,7 +274,7 @@ class Meter:
         `mark`: `spent` before the refused call of `amount` was sent, at `sent_s`. Times are those
         of sending: of calls sent later it is not known yet what becomes of them.
         """
-        if self._is_window:
+        if self._refill.is_window:
             return
         gap_s = now_s - self._refused_at_s
         anchored = self._anchor_s > -math.inf
@@ -305,9 +318,7 @@ class Meter:
         self._measured = True
         # A rate that is higher by far changed in between, so it is likely to be higher still.
         calm = _CALM[2] if many and measured < _MOVED * self._per_s else _CALM[1]
-        if abs(measured / self._per_s - 1) < 0.03 and self._uncertain_rate:
-            # Nothing new: more was tried, or a little too much was asked for.
-            calm = min(3 * self._calm, _CALM[3])
+        calm = self._calm_after(measured, calm)
         if measured < self._per_s:
             self._per_s = measured
             self._uncertain_rate = self._cut = True
@@ -316,6 +327,12 @@ class Meter:
         self._calm = calm
         if many:
             self.learnt = (self._per_s, now_s)
+
+    def _calm_after(self, measured: float, calm: float) -> float:
+        if abs(measured / self._per_s - 1) < 0.03 and self._uncertain_rate:
+            # Nothing new: more was tried, or a little too much was asked for.
+            return min(3 * self._calm, _CALMEST[self.share < 1])
+        return calm
 
     # ---- learning from headers
 
@@ -343,7 +360,7 @@ class Meter:
         since = self.spent - mark
         low = remaining * self.share - since - pending
         high = remaining * self.share
-        if not self._is_window:
+        if not self._refill.is_window:
             # A bucket's remainder is rounded down, and it has gone on filling.
             high += self.share + max((now_s - sent_s) * rate - since, 0.0)
         if self._as_declared:
@@ -361,37 +378,18 @@ class Meter:
         """Whether the endpoint's own count may be spent, rather than only the declared rate's."""
         if self._ceiling == math.inf:
             return True
-        if self._is_window:
+        if self._refill.is_window:
             return self._size <= _UNTOLD_BURST_S * self._ceiling * _TOLERATED
-        return self._told_per_s is not None and self._told_per_s <= self._ceiling * _TOLERATED
+        told = self._refill.per_s
+        return told is not None and told <= self._ceiling * _TOLERATED
 
     def _learn_rate(self, limit: float, remaining: float, reset_s: float, now_s: float) -> None:
-        """A bucket that lacks `limit - remaining` and is full in `reset_s` names its own rate.
-
-        A window that begins anew at a fixed time does not: it is known by a time that does not
-        move while calls are counted.
-        """
-        used = limit - remaining
-        if used < 2 or remaining <= 0 or reset_s <= 0 or (reset_s < 5 and reset_s == int(reset_s)):
+        if not self._refill.told(limit, remaining, reset_s, spent=self.spent, now_s=now_s):
             return
-        # What remains is rounded down.
-        seen = (used - 0.5) / reset_s
-        if self._mark is None:
-            self._mark = (now_s, now_s + reset_s, self.spent)
-        then_s, end_s, spent = self._mark
-        expected_s = (self.spent - spent) / seen
-        if now_s - then_s >= 2 and expected_s >= 4:
-            self._is_window = abs(now_s + reset_s - end_s) < 0.25 * expected_s
-            self._mark = (now_s, now_s + reset_s, self.spent)
-        if self._is_window:
-            self._window_end_s = now_s + reset_s
-            self._window_s = max(self._window_s, reset_s)
+        if self._refill.per_s is None:
             self._size = limit
-            self._told_per_s = None
             return
-        told = self._told_per_s
-        self._told_per_s = seen if told is None else told + _SMOOTH * (seen - told)
-        self._cap = min(self._told_per_s, self._ceiling)
+        self._cap = min(self._refill.per_s, self._ceiling)
         self._uncertain_rate = True
         if self._cut and self.per_s < 0.99 * self._cap * self.share:
             # Others take part of it: refusals say how much is left for us.

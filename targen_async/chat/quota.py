@@ -1,6 +1,7 @@
 """The limits of one endpoint: paid before a call, settled after it. No I/O, no clock of its own."""
 
 import asyncio
+import math
 from collections import deque
 
 from targen_async.chat.cost import Costs, LastMinute
@@ -11,6 +12,8 @@ from targen_async.records import ChatRequest, ChatResult, RateLimits
 
 _ON_THE_WAY_S = 0.25
 """Calls overtake each other on their way, connecting included, by no more than this."""
+_NEWS_S = 0.05
+"""Where one process tries for more, another is as likely to be refused: it is told so soon."""
 
 
 class Place:
@@ -53,6 +56,8 @@ class Quota:
         if tokens_per_minute is not None:
             self.tokens = Meter("tokens", now_s, per_s=tokens_per_minute / 60, declared=True)
         self._heard = False
+        self._was_refused = False
+        self._news_s = -math.inf
         # Calls under way, tokens estimated for them, and those of their answers.
         self._out = 0
         self._paid = 0.0
@@ -124,19 +129,40 @@ class Quota:
 
     def renew(self, lease: Lease, *, hungry: bool, now_s: float) -> None:
         """Tell the other processes how much we need, and learn how much is ours."""
-        meters = [meter for meter in (self.requests, self.tokens) if meter is not None]
+        meters = self._meters
         if not meters:
             # No limit showed itself so far, so there is nothing to share.
             lease.due_s = now_s + BEAT_S
             return
         used = max(meter.used_since_asked(now_s) for meter in meters)
-        learnt = {meter.name: meter.learnt for meter in meters if meter.learnt is not None}
         taken = {meter.name: meter.taken for meter in meters}
-        lease.renew(now_s, used=used, wants_more=hungry, learnt=learnt, taken=taken)
+        lease.renew(now_s, used=used, wants_more=hungry, learnt=self._learnt, taken=taken)
         for meter in meters:
             meter.set_share(lease, now_s)
+        self._adopt(lease, now_s)
+
+    def exchange_news(self, lease: Lease, now_s: float) -> None:
+        """Tell the other processes of a refusal at once; hear of theirs while we try for more."""
+        if lease.share == 1 or now_s < self._news_s:
+            return
+        self._news_s = now_s + _NEWS_S
+        if self._was_refused or any(meter.tries for meter in self._meters):
+            self._was_refused = False
+            lease.tell(now_s, self._learnt)
+            self._adopt(lease, now_s)
+
+    def _adopt(self, lease: Lease, now_s: float) -> None:
+        for meter in self._meters:
             if meter.name in lease.learnt:
-                meter.adopt(*lease.learnt[meter.name])
+                meter.adopt(*lease.learnt[meter.name], now_s)
+
+    @property
+    def _meters(self) -> list[Meter]:
+        return [meter for meter in (self.requests, self.tokens) if meter is not None]
+
+    @property
+    def _learnt(self) -> dict[str, tuple[float, float]]:
+        return {meter.name: meter.learnt for meter in self._meters if meter.learnt is not None}
 
     # ---- after a call
 
@@ -170,6 +196,7 @@ class Quota:
         Returns whether it may be that too many calls were out, rather than too many a minute.
         """
         self._returned(place)
+        self._was_refused = True
         self._sent -= 1
         if self.requests is not None:
             self.requests.refuse(1.0, place.sent_s, now_s)

@@ -171,6 +171,32 @@ def test_what_the_others_took_is_known_between_two_looks(tmp_path: Path) -> None
     assert one.leads != two.leads
 
 
+def test_what_one_learnt_is_heard_between_two_renewals(tmp_path: Path) -> None:
+    one, two = lease(tmp_path), lease(tmp_path)
+    one.renew(100.0, used=0.5, wants_more=True)
+    two.renew(100.1, used=0.5, wants_more=True)
+    one.tell(100.2, {"requests": (7.0, 100.2)})
+    two.tell(100.3, {})
+    assert two.learnt == {"requests": (7.0, 100.2)}
+    assert two.due_s == pytest.approx(101.1)
+
+
+def test_a_refusal_to_one_stops_the_other_from_trying_for_more(tmp_path: Path) -> None:
+    """Whoever tries for more is as likely to have another refused as itself."""
+
+    async def main() -> None:
+        server = BucketServer(requests_per_minute=600, burst_s=1, rate_headers=False)
+        clients = [
+            limited(server, lease=lease(tmp_path), requests_per_minute=1200) for _ in range(2)
+        ]
+        run = Together(server, *clients)
+        await run.work(260)
+        assert run.share(60, 260, 10) >= 0.98
+        assert run.refused(60, 260) < 0.006
+
+    virtual_time.run(main())
+
+
 def test_renewing_is_quick(tmp_path: Path) -> None:
     one = lease(tmp_path)
     start = time.perf_counter()

@@ -289,6 +289,27 @@ def test_a_limit_that_is_doubled_is_followed(burst_s: float, headers: bool) -> N
     virtual_time.run(main())
 
 
+@pytest.mark.parametrize("burst_s", [1.0, 10.0])
+@pytest.mark.parametrize("change_s", [100, 105, 110, 115])
+def test_a_limit_doubled_from_600_a_minute_is_followed_in_20_s_though_nobody_tells(
+    burst_s: float, change_s: float
+) -> None:
+    """Whenever the change comes between two tries."""
+
+    async def main() -> None:
+        change = LimitChange(at_s=change_s, requests_per_minute=1200)
+        server = BucketServer(
+            requests_per_minute=600, burst_s=burst_s, rate_headers=False, limit_changes=(change,)
+        )
+        run = Together(server, limited(server, requests_per_minute=1200))
+        await run.work(change_s + 100)
+        assert run.refused(40, change_s) < 0.0075  # One try more or less in so short a time.
+        assert run.share(change_s + 20, change_s + 100, 20) >= 0.97
+        assert run.refused(change_s + 20, change_s + 100) < 0.005
+
+    virtual_time.run(main())
+
+
 def test_a_rate_that_nobody_declared_nor_told_is_learnt_from_refusals() -> None:
     async def main() -> None:
         server = BucketServer(requests_per_minute=600, burst_s=10, rate_headers=False)
