@@ -42,21 +42,31 @@ WORDS = {"requests": 40, "tokens": 500}
 
 @dataclass(frozen=True)
 class Run:
-    """One line of the table. `change`: factor of the rates from the middle on."""
+    """One line of the table.
+
+    `base`: part of the rates that holds at first; `change`: factor from the middle on.
+    """
 
     binds: str
     burst_s: float
     headers: bool
     processes: int = 1
     declared: bool = True
+    base: float = 1.0
     change: float | None = None
     seconds: float = 80.0
+
+    @property
+    def declared_share(self) -> float:
+        """A rate that is declared is never exceeded, so it is the one that it rises to."""
+        return self.base * max(self.change or 1.0, 1.0)
 
     @property
     def name(self) -> str:
         words = [self.binds, f"burst {self.burst_s:g} s", "headers" if self.headers else "silent"]
         words.append(f"{self.processes} process{'es' if self.processes > 1 else ''}")
         words += [] if self.declared else ["undeclared"]
+        words += [f"{self.base:g} of the rates"] if self.base != 1 else []
         words += [f"rates x {self.change:g}"] if self.change else []
         return ", ".join(words)
 
@@ -77,6 +87,10 @@ def all_runs() -> list[Run]:
         for headers in (True, False)
         for processes in (1, 2)
     ]
+    slow = [
+        Run("requests", 10.0, False, processes, base=0.5, change=2.0, seconds=200.0)
+        for processes in (1, 2)
+    ]
     odd = [
         Run("requests", 600.0, True),
         Run("requests", 600.0, False),
@@ -85,7 +99,7 @@ def all_runs() -> list[Run]:
         Run("requests", 10.0, False, declared=False),
         Run("requests", 10.0, False, 2, declared=False),
     ]
-    return [*changes, *plain, *odd]
+    return [*changes, *slow, *plain, *odd]
 
 
 # ---- the clients
@@ -114,8 +128,10 @@ class Noting:
 async def client(url: str, run: Run) -> None:
     """Ask without a pause until the time is over; print what happened as JSON."""
     start = json.loads(sys.stdin.readline())
-    rates = {"requests_per_minute": REQUESTS, "tokens_per_minute": TOKENS}
-    # A rate that goes up comes up to what was declared.
+    rates = {
+        "requests_per_minute": REQUESTS * run.declared_share,
+        "tokens_per_minute": TOKENS * run.declared_share,
+    }
     lease = Lease(url, "key") if run.processes > 1 else None
     timeouts = {"connect_timeout_s": 10.0, "read_timeout_s": 30.0, "total_timeout_s": 60.0}
     breaker = Breaker(give_up_after_s=600)
@@ -161,10 +177,9 @@ async def client(url: str, run: Run) -> None:
 @contextmanager
 def simulator(run: Run) -> Iterator[str]:
     """Base URL of a simulator with this run's limits."""
-    first = 1 / run.change if run.change and run.change > 1 else 1.0
     settings = {
-        "requests_per_minute": REQUESTS * first,
-        "tokens_per_minute": TOKENS * first,
+        "requests_per_minute": REQUESTS * run.base,
+        "tokens_per_minute": TOKENS * run.base,
         "burst_s": run.burst_s,
         "rate_headers": run.headers,
         "latency_ms": LATENCY_MS,
@@ -172,7 +187,7 @@ def simulator(run: Run) -> Iterator[str]:
         "limit_changes": [],
     }
     if run.change:
-        after = first * run.change
+        after = run.base * run.change
         settings["limit_changes"] = [
             {
                 "at_s": run.seconds / 2,
@@ -206,12 +221,12 @@ def measure(run: Run) -> dict[str, object]:
     begin = min(served[0][0], *refused) if refused else served[0][0]
     tokens = sum(each for _, each in served) / len(served)
     per_s = min(REQUESTS, TOKENS / tokens) / 60
-    first = 1 / run.change if run.change and run.change > 1 else 1.0
     end = start + run.seconds - begin
     half = run.seconds / 2
-    spans = [(0.0, end, first)]
+    spans = [(0.0, end, run.base)]
     if run.change:
-        spans = [(0.0, half, first), (half + LEFT_OUT_S, end, first * run.change)]
+        after = run.base * run.change
+        spans = [(0.0, half, run.base), (half + LEFT_OUT_S, end, after)]
     shares, refusals = [], []
     for since, until, scale in spans:
         allowed = per_s * scale * (until - since + (0 if since else run.burst_s))

@@ -74,7 +74,7 @@ class Lease:
         self.leads = True
         """Whether it is us, of those that want more, who find out whether there is more."""
         self._known = False
-        self._claim: Claim | None = None
+        self._mine_last: Claim | None = None
         self._renewed_s = 0.0
         self._mine: dict[str, float] = {}
         self._seen: dict[str, Claim] = {}
@@ -96,7 +96,7 @@ class Lease:
         time, the share stays as it is.
         """
         self.due_s = now_s + BEAT_S
-        self._claim = mine = Claim(
+        self._mine_last = mine = Claim(
             until_s=now_s + EXPIRES_S,
             used=used,
             wants_more=wants_more,
@@ -110,20 +110,28 @@ class Lease:
                 self.joining_until_s = now_s + BEAT_S
             self._known = True
             self.share = shares(claims)[self._name]
-            self.learnt = _latest(claims)
             self.leads = self._name == min(
                 (n for n, c in claims.items() if c.wants_more), default=""
             )
-            self._look_at({n: c for n, c in claims.items() if n != self._name}, now_s)
+            self._look_at(claims, now_s)
         return self.share
 
-    def tell(self, now_s: float, learnt: dict[str, tuple[float, float]]) -> None:
-        """Between two renewals: pass on what refusals showed us just now, and hear of others'."""
-        if self._claim is None:
+    def tell(
+        self, now_s: float, *, learnt: dict[str, tuple[float, float]], taken: dict[str, float]
+    ) -> None:
+        """Between two renewals: what refusals showed just now, of ours and of the others'."""
+        mine = self._mine_last
+        if mine is None:
             return
-        self._claim = msgspec.structs.replace(self._claim, learnt=learnt)
+        paces = {name: pace for name, (_, pace) in mine.taken.items()}
+        mine = msgspec.structs.replace(
+            mine,
+            until_s=now_s + EXPIRES_S,
+            learnt=learnt,
+            taken={name: (amount, paces.get(name, 0.0)) for name, amount in taken.items()},
+        )
         with contextlib.suppress(OSError):
-            self.learnt = _latest(self._exchange(now_s, self._claim))
+            self._look_at(self._exchange(now_s, mine), now_s)
 
     def _pace(self, taken: dict[str, float], now_s: float) -> dict[str, tuple[float, float]]:
         since_s = max(now_s - self._renewed_s, BEAT_S / 2)
@@ -134,7 +142,9 @@ class Lease:
         }
 
     def _look_at(self, claims: dict[str, Claim], now_s: float) -> None:
-        """Count what the others took since we last looked."""
+        """Count what the others took since we last looked, and hear what they learnt."""
+        self.learnt = _latest(claims)
+        claims = {name: claim for name, claim in claims.items() if name != self._name}
         for name in {name for claim in claims.values() for name in claim.taken}:
             before = self.others.get(name)
             taken = before.taken if before else 0.0

@@ -115,6 +115,8 @@ class Limited:
     def _failed(self, quota: Quota, place: Place, error: ChatError, now_s: float) -> None:
         if isinstance(error, RateLimited):
             self.refused += 1
+            if self._lease is not None and self._lease.share < 1:
+                quota.ask_others(self._lease, now_s)
             crowded = quota.refused(place, error, now_s)
             # Where few are out, it was the rate that was refused.
             if self._adaptive and crowded and self.in_flight >= 0.75 * self._adaptive.limit:

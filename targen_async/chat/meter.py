@@ -21,9 +21,7 @@ PACE = 0.99
 _UNTOLD_BURST_S = 60.0
 """Most that is tried beyond a declared rate, in seconds of it: a rate is declared by the minute,
 and no server that says nothing owes more than a minute's worth at once."""
-_RAMP_S = 5.0
-"""Time constant of trying: with a refusal coming back after d seconds, about d/5 of what is tried
-is refused."""
+_RAMP_S = 5.0  # Of what is tried, d/5 is refused when a refusal comes back after d seconds.
 _SLOW_TRY = 0.1
 _GROUP_S = 5.0
 """Refusals closer than this are of one event: the time from its first is what counts."""
@@ -40,13 +38,14 @@ _APART = 0.5  # Calls of several processes come unevenly: each leaves as much at
 _CALM = (10.0, 25.0, 100.0)
 """Calls after a refusal before more is tried: when the rate is a guess, is measured by a few, or by
 many; three times as many when trying fails, up to `_CALMEST`: less than one in 200 is refused."""
-_CALMEST = (205.0, 270.0)
+_CALMEST = (205.0, 245.0)
 """For one process; for several, as a try of one may be refused to another as well."""
 _TRY = 1.15
 """Trying begins with this factor of the rate: little is refused until the refusal is known."""
 _TRY_FOR = 15.0
 """Calls after which it doubles every so often, as the rate must have risen."""
 _DOUBLING_S = 4.0
+_FAR = 1.5
 _SMOOTH = 0.1
 _TOLERATED = 1.05
 
@@ -60,7 +59,7 @@ class Meter:
     def __init__(self, name: str, now_s: float, *, per_s: float, declared: bool) -> None:
         self.name = name
         self.share = 1.0
-        self._others: Others | None = None
+        self.others: Others | None = None  # What other processes took.
         self._all_refused = 0.0
         self._leads = True
         self.learnt: tuple[float, float] | None = None
@@ -126,7 +125,7 @@ class Meter:
         """From now on this part of the quota is ours, and of what it holds just now as well."""
         self._flow(now_s)
         share = lease.share
-        self._others = lease.others.get(self.name) if share < 1 else None
+        self.others = lease.others.get(self.name) if share < 1 else None
         self._leads = lease.leads or share == 1
         part = share / self.share
         if abs(part - 1) > 0.1:
@@ -148,7 +147,7 @@ class Meter:
             return
         self._flow(now_s)
         self.learnt = (per_s, learnt_s)
-        self._calm = self._calm_after(per_s, max(self._calm, _CALM[2]))
+        self._calm = self._calm_after(per_s, _CALM[1])
         self._per_s = min(per_s, self._cap)
         self._uncertain_rate = self._cut = True
         self._since_refusal = 0.0
@@ -189,7 +188,7 @@ class Meter:
         """Take `amount` out; `wait_s` was zero."""
         if self._certain < amount:
             # Headers raise what is certain with each answer, and others may have had the burst.
-            slow = _SLOW_TRY if self.told_by_server or self._others else 1.0
+            slow = _SLOW_TRY if self.told_by_server or self.others else 1.0
             rate = self.per_s * slow + self._tried / _RAMP_S
             beyond = amount - max(self._certain, 0.0)
             self._tried += beyond
@@ -258,7 +257,7 @@ class Meter:
         if surplus > 0:
             self._size = max(self._size - surplus, self._largest, self._per_s)
         self._proven_size = min(self._proven_size, self._size)
-        apart = _APART * self._unit if self._others else 0.0
+        apart = _APART * self._unit if self.others else 0.0
         self._at_most = min(self._at_most, -apart)
         self._certain = min(self._certain, -pending - apart)
         self._tried, self._try_at_s = 0.0, now_s
@@ -287,8 +286,8 @@ class Meter:
         if anchored and not spilt and not outage:
             accepted = mark - self._anchor_mark - (self._refused - later)
             span_s = sent_s - self._anchor_s
-            if self._others:
-                accepted += self._others.at(sent_s) - self._anchor_others
+            if self.others:
+                accepted += self.others.at(sent_s) - self._anchor_others
             if accepted >= _FEWEST * self._unit and span_s > 0.05:
                 self._correct(accepted, amount, span_s, now_s)
                 stale = stale or sent_s - self._anchor_s > _GROUP_S
@@ -300,9 +299,11 @@ class Meter:
                 self._calm = _CALM[0]
         if stale:
             self._anchor_s, self._anchor_mark, self._anchor_amount = sent_s, mark, amount
-            self._anchor_others = self._others.at(sent_s) if self._others else 0.0
+            self._anchor_others = self.others.at(sent_s) if self.others else 0.0
             self._refused, self._overflowed = later, False
         self._refused_at_s, self._since_refusal = now_s, 0.0
+        if self._measured:
+            self.learnt = (self._per_s, now_s)
 
     def _correct(self, accepted: float, amount: float, span_s: float, now_s: float) -> None:
         """So much went through between two times at which the bucket was empty.
@@ -310,7 +311,7 @@ class Meter:
         Empty means less in it than the refused call wanted, `amount` this time: so the rate is
         known but for what may have been left over, which matters where calls are few or large.
         """
-        unsure = _UNSURE_S * self._others.per_s if self._others else 0.0
+        unsure = _UNSURE_S * self.others.per_s if self.others else 0.0
         lowest = (accepted - self._anchor_amount - unsure) / span_s
         # On the lower side: a rate that is too high goes on being refused.
         measured = min(max(self._per_s, lowest), (accepted + 0.5 * (amount + unsure)) / span_s)
@@ -325,10 +326,11 @@ class Meter:
         elif self._uncertain_rate:
             self._per_s = min(measured, self._cap)
         self._calm = calm
-        if many:
-            self.learnt = (self._per_s, now_s)
 
     def _calm_after(self, measured: float, calm: float) -> float:
+        if self.per_s - self._per_s * self.share > _FAR * self._per_s:
+            # So much went well that the bucket must have run over: what is measured is too low.
+            return _CALM[1]
         if abs(measured / self._per_s - 1) < 0.03 and self._uncertain_rate:
             # Nothing new: more was tried, or a little too much was asked for.
             return min(3 * self._calm, _CALMEST[self.share < 1])

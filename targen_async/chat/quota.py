@@ -135,21 +135,27 @@ class Quota:
             lease.due_s = now_s + BEAT_S
             return
         used = max(meter.used_since_asked(now_s) for meter in meters)
-        taken = {meter.name: meter.taken for meter in meters}
-        lease.renew(now_s, used=used, wants_more=hungry, learnt=self._learnt, taken=taken)
+        lease.renew(now_s, used=used, wants_more=hungry, learnt=self._learnt, taken=self._taken)
         for meter in meters:
             meter.set_share(lease, now_s)
         self._adopt(lease, now_s)
 
     def exchange_news(self, lease: Lease, now_s: float) -> None:
         """Tell the other processes of a refusal at once; hear of theirs while we try for more."""
-        if lease.share == 1 or now_s < self._news_s:
+        if lease.share == 1:
             return
-        self._news_s = now_s + _NEWS_S
-        if self._was_refused or any(meter.tries for meter in self._meters):
+        tries = now_s >= self._news_s and any(meter.tries for meter in self._meters)
+        if tries or self._was_refused:
             self._was_refused = False
-            lease.tell(now_s, self._learnt)
+            self._news_s = now_s + _NEWS_S
+            self.ask_others(lease, now_s)
             self._adopt(lease, now_s)
+
+    def ask_others(self, lease: Lease, now_s: float) -> None:
+        """How much they took so far: what a refusal says of the rate hangs on it."""
+        lease.tell(now_s, learnt=self._learnt, taken=self._taken)
+        for meter in self._meters:
+            meter.others = lease.others.get(meter.name)
 
     def _adopt(self, lease: Lease, now_s: float) -> None:
         for meter in self._meters:
@@ -159,6 +165,10 @@ class Quota:
     @property
     def _meters(self) -> list[Meter]:
         return [meter for meter in (self.requests, self.tokens) if meter is not None]
+
+    @property
+    def _taken(self) -> dict[str, float]:
+        return {meter.name: meter.taken for meter in self._meters}
 
     @property
     def _learnt(self) -> dict[str, tuple[float, float]]:
