@@ -82,13 +82,13 @@ def all_runs() -> list[Run]:
         for processes in (1, 2)
     ]
     changes = [
-        Run("requests", 10.0, headers, processes, change=change, seconds=200.0)
+        Run("requests", 10.0, headers, processes, change=change, seconds=300.0)
         for change in (0.5, 2.0)
         for headers in (True, False)
         for processes in (1, 2)
     ]
     slow = [
-        Run("requests", 10.0, False, processes, base=0.5, change=2.0, seconds=200.0)
+        Run("requests", 10.0, False, processes, base=0.5, change=2.0, seconds=300.0)
         for processes in (1, 2)
     ]
     odd = [
