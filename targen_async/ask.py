@@ -41,7 +41,7 @@ FAILURE_TEXT = 4000
 """Characters of a useless answer that failures.jsonl shows; the journal has all of it."""
 
 
-class Asked(Struct, frozen=True):
+class Asked(Struct, frozen=True, gc=False):
     """An answer that could be read: `value` is what `parse` made of it."""
 
     value: Any

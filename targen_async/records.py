@@ -14,14 +14,14 @@ Reason = Literal["invalid", "duplicate", "near_duplicate", "dropped", "review", 
 Outcome = Literal["keep", "relabel", "drop", "review"]
 
 
-class Message(Struct, frozen=True, kw_only=True):
+class Message(Struct, frozen=True, kw_only=True, gc=False):
     """One chat message, as in OpenAI's chat completions."""
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
-class ChatRequest(Struct, frozen=True, kw_only=True):
+class ChatRequest(Struct, frozen=True, kw_only=True, gc=False):
     """One call to a chat model. `key` is ours and is never sent."""
 
     key: str
@@ -41,7 +41,7 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     question that is put in words, for want of a schema, it is that of the question with one."""
 
 
-class Usage(Struct, frozen=True, kw_only=True):
+class Usage(Struct, frozen=True, kw_only=True, gc=False):
     """Tokens of one call, as the endpoint counted them."""
 
     prompt_tokens: int = 0
@@ -50,7 +50,7 @@ class Usage(Struct, frozen=True, kw_only=True):
     """The part of `prompt_tokens` that the provider's prefix cache held."""
 
 
-class RateLimits(Struct, frozen=True, kw_only=True):
+class RateLimits(Struct, frozen=True, kw_only=True, gc=False):
     """What an endpoint says of its limits beside an answer; None where it does not say.
 
     `*_reset_s`: seconds until the limit is whole again.
@@ -64,7 +64,7 @@ class RateLimits(Struct, frozen=True, kw_only=True):
     tokens_reset_s: float | None = None
 
 
-class ChatResult(Struct, frozen=True, kw_only=True):
+class ChatResult(Struct, frozen=True, kw_only=True, gc=False):
     """One answer. `text` may be anything a model can write: it is hostile until parsed."""
 
     key: str
@@ -86,7 +86,7 @@ class ChatResult(Struct, frozen=True, kw_only=True):
     fourth of their letters."""
 
 
-class Failure(Struct, frozen=True, kw_only=True):
+class Failure(Struct, frozen=True, kw_only=True, gc=False):
     """A step that ended without an answer we can use. Nothing disappears: it is written down."""
 
     key: str
@@ -102,7 +102,7 @@ class Failure(Struct, frozen=True, kw_only=True):
     """What the model said, if it said anything."""
 
 
-class Vote(Struct, frozen=True, kw_only=True):
+class Vote(Struct, frozen=True, kw_only=True, gc=False):
     """One judge's answer on one row. `label` is a label of the task or `none`."""
 
     label: str
@@ -110,7 +110,7 @@ class Vote(Struct, frozen=True, kw_only=True):
     model: str
 
 
-class Provenance(Struct, frozen=True, kw_only=True):
+class Provenance(Struct, frozen=True, kw_only=True, gc=False):
     """Where a row came from: enough to audit it, nothing that differs from run to run."""
 
     simulated: bool
@@ -135,7 +135,7 @@ class Provenance(Struct, frozen=True, kw_only=True):
     common is in the manifest."""
 
 
-class Instance(Struct, frozen=True, kw_only=True):
+class Instance(Struct, frozen=True, kw_only=True, gc=False):
     """One finished row. On disk `fields` are laid flat beside the rest."""
 
     key: str
@@ -146,7 +146,7 @@ class Instance(Struct, frozen=True, kw_only=True):
     provenance: Provenance
 
 
-class Rejection(Struct, frozen=True, kw_only=True):
+class Rejection(Struct, frozen=True, kw_only=True, gc=False):
     """A row, context or seed that was paid for and not delivered, with the reason."""
 
     key: str
@@ -164,21 +164,21 @@ class Rejection(Struct, frozen=True, kw_only=True):
 Note = Failure | Rejection
 
 
-class ContextCall(Struct, frozen=True, kw_only=True):
+class ContextCall(Struct, frozen=True, kw_only=True, gc=False):
     """The index-th call for contexts, with the attributes it is conditioned on."""
 
     index: int
     axes: Mapping[str, str]
 
 
-class ContextAnswer(Struct, frozen=True, kw_only=True):
+class ContextAnswer(Struct, frozen=True, kw_only=True, gc=False):
     call: ContextCall
     offset: int
     failure: Failure | None
     wasted: Usage
 
 
-class Context(Struct, frozen=True, kw_only=True):
+class Context(Struct, frozen=True, kw_only=True, gc=False):
     """An accepted context. `notes`: what was refused on the way to it."""
 
     index: int
@@ -188,7 +188,7 @@ class Context(Struct, frozen=True, kw_only=True):
     wasted: Usage = Usage()
 
 
-class SeedCall(Struct, frozen=True, kw_only=True):
+class SeedCall(Struct, frozen=True, kw_only=True, gc=False):
     """The index-th call for seeds; calls walk through the contexts in rounds."""
 
     index: int
@@ -196,14 +196,14 @@ class SeedCall(Struct, frozen=True, kw_only=True):
     axes: Mapping[str, str]
 
 
-class SeedAnswer(Struct, frozen=True, kw_only=True):
+class SeedAnswer(Struct, frozen=True, kw_only=True, gc=False):
     call: SeedCall
     offset: int
     failure: Failure | None
     wasted: Usage
 
 
-class Seed(Struct, frozen=True, kw_only=True):
+class Seed(Struct, frozen=True, kw_only=True, gc=False):
     """An accepted instance seed: the `position`-th text of the answer at `offset`."""
 
     index: int
@@ -218,7 +218,7 @@ class Seed(Struct, frozen=True, kw_only=True):
     """Where it stands in the corpus, from 1; 0: it was generated."""
 
 
-class SlotCall(Struct, frozen=True, kw_only=True):
+class SlotCall(Struct, frozen=True, kw_only=True, gc=False):
     """An instance to be written: for this seed, this label and these attributes.
 
     `label` is a quota class where the task's label is open; `member`: which of the rows that one
@@ -233,7 +233,7 @@ class SlotCall(Struct, frozen=True, kw_only=True):
     seed: Seed
 
 
-class SlotAnswer(Struct, frozen=True, kw_only=True):
+class SlotAnswer(Struct, frozen=True, kw_only=True, gc=False):
     """What came of a slot: an answer at `offset`, or a failure, or `invalid` with the reason."""
 
     call: SlotCall
@@ -243,14 +243,14 @@ class SlotAnswer(Struct, frozen=True, kw_only=True):
     wasted: Usage
 
 
-class Block(Struct, frozen=True, kw_only=True):
+class Block(Struct, frozen=True, kw_only=True, gc=False):
     """Rows that are judged together."""
 
     key: str
     members: tuple[SlotAnswer, ...]
 
 
-class Ballot(Struct, frozen=True, kw_only=True):
+class Ballot(Struct, frozen=True, kw_only=True, gc=False):
     """One vote on one row: item `id` of the answer at `offset`, or the failure in its place."""
 
     offset: int
@@ -258,7 +258,7 @@ class Ballot(Struct, frozen=True, kw_only=True):
     failure: Failure | None = None
 
 
-class Judged(Struct, frozen=True, kw_only=True):
+class Judged(Struct, frozen=True, kw_only=True, gc=False):
     """A slot on its way to the commit point. No ballots: not judged."""
 
     answer: SlotAnswer

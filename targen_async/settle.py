@@ -14,7 +14,7 @@ OPEN_LABEL = "answer"
 """What transitions are counted under where the label is open."""
 
 
-class Settled(Struct, frozen=True, kw_only=True):
+class Settled(Struct, frozen=True, kw_only=True, gc=False):
     """A row before quotas and the distinct gate. `reason`: why it is no use; None: it is."""
 
     call: SlotCall

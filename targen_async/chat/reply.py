@@ -46,7 +46,7 @@ class Place(Struct, frozen=True, kw_only=True):
     """What no answer may hold: the same without the headers that stand in the configuration."""
 
 
-class Reply(Struct, frozen=True, kw_only=True):
+class Reply(Struct, frozen=True, kw_only=True, gc=False):
     """An answer as it came. `whole`: the body is all of it."""
 
     status: int

@@ -154,7 +154,7 @@ class _Said(NamedTuple):
     """Tokens of what it thought before, beside the text."""
 
 
-class _Message(Struct):
+class _Message(Struct, gc=False):
     content: str | None = None
     refusal: str | None = None
     reasoning_content: Any = None
@@ -162,13 +162,13 @@ class _Message(Struct):
     provider_specific_fields: None = None
 
 
-class _Choice(Struct):
+class _Choice(Struct, gc=False):
     message: _Message
     finish_reason: str | None = None
     error: None = None
 
 
-class _Completion(Struct):
+class _Completion(Struct, gc=False):
     """A completion as nearly all servers write it. Read so, it takes a third of the time."""
 
     choices: list[_Choice]
