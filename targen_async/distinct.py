@@ -44,6 +44,7 @@ class Sketch(NamedTuple):
     text: str
     digest: bytes
     grams: set[str]
+    """Empty, as `bands` is, where only equal rows are looked for."""
     bands: list[int]
 
 
@@ -125,9 +126,10 @@ class DistinctGate:
     def sketch(self, texts: Sequence[str]) -> Sketch:
         """What the gate compares rows by."""
         text = "\n".join(normalised(part) for part in texts)
+        if self.threshold >= 1:
+            return Sketch(text, _digest(text), set(), [])
         grams = shingles(text)
-        bands = self._band_hashes(grams) if self.threshold < 1 else []
-        return Sketch(text, _digest(text), grams, bands)
+        return Sketch(text, _digest(text), grams, self._band_hashes(grams))
 
     def duplicate_of(self, id_: int, group: int, sketch: Sketch) -> Duplicate | None:
         """Which earlier row a row repeats, or None.
@@ -144,9 +146,10 @@ class DistinctGate:
     def add_row(self, id_: int, sketch: Sketch) -> None:
         """Remember a row."""
         self._db.execute("INSERT INTO rows VALUES (?, ?, ?)", (id_, sketch.digest, sketch.text))
-        self._db.executemany(
-            "INSERT OR IGNORE INTO bands VALUES (?, ?)", [(band, id_) for band in sketch.bands]
-        )
+        if sketch.bands:
+            self._db.executemany(
+                "INSERT OR IGNORE INTO bands VALUES (?, ?)", [(band, id_) for band in sketch.bands]
+            )
 
     def _band_hashes(self, grams: set[str]) -> list[int]:
         sketch = RMinHash(num_perm=_HASHES, seed=1)
