@@ -31,7 +31,7 @@ from targen_async.prices import prices_of
 from targen_async.progress import Meter
 from targen_async.records import Usage, add_usage
 from targen_async.rundir import open_folder
-from targen_async.slots import Blocks, Slots, unjudged
+from targen_async.slots import Blocks, Slots
 from targen_async.sources import with_digests
 from targen_async.stages import Steps
 from targen_async.stats import Stats
@@ -263,10 +263,9 @@ class _Run:
 
     def _stages(self, steps: Steps) -> list[Stage]:
         parts, data, delivery = self.parts, self.config.data, self.config.delivery
-        task = parts.rows.task
         calls = delivery.limits.max_in_flight
         slots = Slots(
-            task,
+            parts.rows.task,
             parts.plan,
             self.control,
             rows_per_seed=self.rows_per_seed,
@@ -275,24 +274,30 @@ class _Run:
             window=delivery.window,
         )
         self.stats.window_full = lambda: slots.window_full
-        blocks = Blocks(
-            task,
-            parts.plan,
-            self.control,
-            size=self.block_size,
-            seed_of=self._seed_of,
-            random_seed=data.random_seed,
-        )
-        gather = unjudged if data.correction.mode == "off" else blocks.work
         return [
             *self._seed_stages(steps),
             # Seeds pass in order: those that are asked for early enough bridge a slow call.
             Stage(name="slots", work=slots.work, capacity=calls),
             Stage(name="instances", work=each(steps.instances), workers=calls),
-            Stage(name="blocks", work=gather),
-            Stage(name="correction", work=each(steps.correction), workers=calls),
+            *self._judging_stages(steps),
             Stage(name="commit", work=self.committer.work, capacity=COMMIT_CAPACITY),
         ]
+
+    def _judging_stages(self, steps: Steps) -> list[Stage]:
+        """From drafts to judged rows: none where correction is off."""
+        if not steps.judges:
+            return []
+        blocks = Blocks(
+            self.parts.rows.task,
+            self.parts.plan,
+            self.control,
+            size=self.block_size,
+            seed_of=self._seed_of,
+            random_seed=self.config.data.random_seed,
+        )
+        calls = self.config.delivery.limits.max_in_flight
+        judge = Stage(name="correction", work=each(steps.correction), workers=calls)
+        return [Stage(name="blocks", work=blocks.work), judge]
 
     def _seed_of(self, slot: int) -> int:
         """Which seed a row hangs on; a text of a corpus may come round again."""

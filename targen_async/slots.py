@@ -44,9 +44,10 @@ class Slots:
                 slot = seed.index * self._rows_per_seed + place
                 if slot < self._start or slot % self._rows_per_call:
                     continue
-                self.window_full = slot >= self._watermark + self._window
-                await self._control.changed.until(partial(self._decided, slot))
-                self.window_full = False
+                if not self._decided(slot):
+                    self.window_full = slot >= self._watermark + self._window
+                    await self._control.changed.until(partial(self._decided, slot))
+                    self.window_full = False
                 if self._over():
                     return
                 await send(self._call(slot, seed))
@@ -140,12 +141,6 @@ class Blocks:
         members = tuple(a for a in answers if a.failure is None and a.invalid is None)
         if members:
             await send(Block(key=f"{self._task.name}/x{min(block):06d}", members=members))
-
-
-async def unjudged(incoming: Incoming, send: Send) -> None:
-    """Stands in for `Blocks.work` when correction is off."""
-    async for answer in incoming:
-        await send(answer)
 
 
 def balance(accepted: Mapping[str, int], labels: tuple[str, ...]) -> dict[str, int]:

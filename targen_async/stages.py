@@ -41,7 +41,7 @@ _VERDICT_OVERHEAD_TOKENS = 64
 _VOTE_TEMPERATURE = 0.7
 
 
-class Prompt(Struct, frozen=True):
+class Prompt(Struct, frozen=True, gc=False):
     """All of a request but its plan key and the number of the asking."""
 
     stage: StageName
@@ -73,6 +73,8 @@ class Steps:
         self._data = data
         self._plain = plain
         self._plain_judge = plain_judge
+        self.judges = data.correction.mode != "off"
+        """Are rows judged? Else those of `instances` go on as they are."""
         self._labels = "\n".join(f"- {name}: {about}" for name, about in rows.task.labels.items())
         self._question = self._asked(self.correction_prompt([]), "", 0)
         self.seeds_per_call = data.seeds_per_context or rows.task.seeds.per_call
@@ -206,7 +208,7 @@ class Steps:
             answer = SlotAnswer(
                 call=call, offset=offset, failure=failure, invalid=invalid, wasted=wasted
             )
-            await send(answer)
+            await send(answer if self.judges else Judged(answer=answer, ballots=(), wasted=Usage()))
             wasted = Usage()
 
     async def correction(self, item: Block | SlotAnswer, send: Send) -> None:
