@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -92,7 +92,8 @@ class HttpChat:
 
     def _open(self, connector: aiohttp.TCPConnector) -> Line:
         headers, proxy = _headers(self._place), self._place.proxy
-        return Line(self._url, headers, connector, proxy=proxy, **self._timeouts)
+        idle_s = IDLE_CONNECTION_S
+        return Line(self._url, headers, connector, proxy=proxy, idle_s=idle_s, **self._timeouts)
 
     async def __aexit__(
         self,
@@ -139,13 +140,13 @@ class HttpChat:
             self._wary_until_s = loop.time() + IDLE_CONNECTION_S + 1
         return settle(reply, request, self._place, self._recorder, ticket)
 
-    async def _read(self, status: int, content: aiohttp.StreamReader) -> tuple[bytes, bool]:
+    def _read(self, status: int, content: aiohttp.StreamReader) -> Awaitable[tuple[bytes, bool]]:
         """The body as far as it is wanted, and whether that is all of it."""
         if not 200 <= status < 300:
-            return await _read_whole(content, MAX_ERROR_BYTES)
+            return _read_whole(content, MAX_ERROR_BYTES)
         if self.stream:
-            return await read_stream(content.iter_any(), self._max_answer_bytes)
-        return await _read_whole(content, self._max_answer_bytes)
+            return read_stream(content.iter_any(), self._max_answer_bytes)
+        return _read_whole(content, self._max_answer_bytes)
 
     def _translated(self, error: Exception, *, opened: bool) -> ChatError:
         """aiohttp's errors in our words."""
@@ -169,7 +170,8 @@ def _headers(place: Place) -> dict[str, str]:
 
 
 async def _read_whole(content: aiohttp.StreamReader, limit: int) -> tuple[bytes, bool]:
-    body = await content.readany()
+    # It is all there as a rule, as head and body come together.
+    body = content.read_nowait() if content.is_eof() else await content.readany()
     if content.at_eof() and len(body) <= limit:
         return body, True
     chunks = [body]
