@@ -19,6 +19,7 @@ from rensa import RMinHash
 NGRAM = 5
 _HASHES = 64
 _BLANK = re.compile(r"\W+")
+_BLANKED = {code: " " for code in range(128) if _BLANK.match(chr(code))}
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS mark (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
@@ -50,6 +51,9 @@ class Sketch(NamedTuple):
 
 def normalised(text: str) -> str:
     """What counts as the same text: case, spacing, punctuation and Unicode forms do not."""
+    if text.isascii():
+        # The same in a tenth of the time.
+        return " ".join(text.lower().translate(_BLANKED).split())
     return _BLANK.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
