@@ -6,11 +6,11 @@ The replay of the journal decodes stored answers with the same functions as a li
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 import orjson
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from targen_async.chat.refusals import clean, error_in_answer, load_json
 from targen_async.errors import ParseError
@@ -168,16 +168,38 @@ class _Choice(Struct, gc=False):
     error: None = None
 
 
+_Tokens = Annotated[int, Meta(ge=0, lt=2**53)]
+
+
+class _Details(Struct, gc=False):
+    reasoning_tokens: _Tokens | None = None
+    cached_tokens: _Tokens | None = None
+
+
+class _Counts(Struct, gc=False):
+    """A completion's `usage`, under all the names that a count of the prefix cache has."""
+
+    prompt_tokens: _Tokens | None = None
+    completion_tokens: _Tokens | None = None
+    total_tokens: _Tokens | None = None
+    completion_tokens_details: _Details | None = None
+    prompt_tokens_details: _Details | None = None
+    prompt_cache_hit_tokens: _Tokens | None = None
+    cache_read_input_tokens: _Tokens | None = None
+    cached_tokens: _Tokens | None = None
+
+
 class _Completion(Struct, gc=False):
     """A completion as nearly all servers write it. Read so, it takes a third of the time."""
 
     choices: list[_Choice]
     model: str | None = None
-    usage: dict[str, Any] | None = None
+    usage: _Counts | None = None
     error: None = None
 
 
 _PLAIN = msgspec.json.Decoder(_Completion)
+_DETAILS, _COUNTS = _Details.__struct_fields__, _Counts.__struct_fields__
 
 
 # An answer is read for its usage when it is recorded, and at once again for what it says.
@@ -204,7 +226,7 @@ def _said_somehow(body: bytes, url: str, secrets: tuple[str, ...]) -> _Said:
         raise ParseError("the answer's first choice holds no message")
     text, refusal = _text_of(message)
     reason, served = choice.get("finish_reason"), data.get("model")
-    usage = data.get("usage")
+    usage = _counts_of(data.get("usage"))
     return _Said(
         text,
         refusal,
@@ -222,10 +244,12 @@ def cut_in_thought(result: ChatResult) -> bool:
     return len(result.text.strip()) < _NEARLY_NOTHING or bool(_THOUGHT.match(result.text))
 
 
-def _thought(usage: object, *shown: object) -> int:
+def _thought(usage: _Counts | None, *shown: object) -> int:
     """Tokens as counted, else as many as the thoughts that are shown may be."""
-    counted = _reasoning_tokens(usage) if isinstance(usage, dict) else None
-    return counted or _tokens_of(max(len(text) if isinstance(text, str) else 0 for text in shown))
+    counted = _reasoning_tokens(usage) if usage else None
+    if counted or not any(shown):
+        return counted or 0
+    return _tokens_of(max(len(text) if isinstance(text, str) else 0 for text in shown))
 
 
 def _tokens_of(letters: int) -> int:
@@ -313,38 +337,46 @@ def _without_thoughts(text: str) -> str:
     return text
 
 
-def _usage_of(value: object) -> Usage | None:
+def _counts_of(value: object) -> _Counts | None:
+    """The counts in any `usage`; what is none is left out."""
     if not isinstance(value, dict):
         return None
-    prompt = _count(value.get("prompt_tokens"))
-    completion = _count(value.get("completion_tokens"))
-    if prompt is None and completion is None:
+    counts: dict[str, Any] = {name: _count(value.get(name)) for name in _COUNTS}
+    for outer in ("completion_tokens_details", "prompt_tokens_details"):
+        inner = {name: _count(_inside(value, outer, name)) for name in _DETAILS}
+        counts[outer] = _Details(**inner)
+    return _Counts(**counts)
+
+
+def _usage_of(counts: _Counts | None) -> Usage | None:
+    if counts is None or (counts.prompt_tokens is None and counts.completion_tokens is None):
         return None
-    prompt, completion = prompt or 0, completion or 0
-    thought = _reasoning_tokens(value)
-    if thought and _count(value.get("total_tokens")) == prompt + completion + thought:
+    prompt, completion = counts.prompt_tokens or 0, counts.completion_tokens or 0
+    thought = _reasoning_tokens(counts)
+    if thought and counts.total_tokens == prompt + completion + thought:
         # Some count what was thought, and charge for it, beside the completion.
         completion += thought
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
-        cached_prompt_tokens=min(prompt, _cached(value)),
+        cached_prompt_tokens=min(prompt, _cached(counts)),
     )
 
 
-def _reasoning_tokens(usage: dict[str, object]) -> int | None:
-    return _count(_inside(usage, "completion_tokens_details", "reasoning_tokens"))
+def _reasoning_tokens(counts: _Counts) -> int | None:
+    details = counts.completion_tokens_details
+    return details.reasoning_tokens if details else None
 
 
-def _cached(usage: dict[str, object]) -> int:
-    """Prompt tokens that a prefix cache held, under any of the names in use."""
-    for found in (
-        _inside(usage, "prompt_tokens_details", "cached_tokens"),
-        usage.get("prompt_cache_hit_tokens"),
-        usage.get("cache_read_input_tokens"),
-        usage.get("cached_tokens"),
+def _cached(counts: _Counts) -> int:
+    """Prompt tokens that a prefix cache held, under the first of the names that is in use."""
+    details = counts.prompt_tokens_details
+    for count in (
+        details.cached_tokens if details else None,
+        counts.prompt_cache_hit_tokens,
+        counts.cache_read_input_tokens,
+        counts.cached_tokens,
     ):
-        count = _count(found)
         if count is not None:
             return count
     return 0
