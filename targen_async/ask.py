@@ -172,7 +172,8 @@ class Asker:
             if bury and stage in RETRIED:
                 self.bury(request, failure)
             return failure
-        if not await self._control.may_send(ahead=stage in ("contexts", "seeds")):
+        control, ahead = self._control, stage in ("contexts", "seeds")
+        if not (control.calm or await control.may_send(ahead=ahead)):
             return None
         counters = self._stats.stage(stage)
         counters.sent += 1

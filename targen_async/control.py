@@ -63,6 +63,11 @@ class RunControl:
             self.remaking &= not rows
             self.changed.notify()
 
+    @property
+    def calm(self) -> bool:
+        """May calls be sent, and be sent now?"""
+        return self.draining is None and not (self.replaying or self.remaking)
+
     async def may_send(self, *, ahead: bool) -> bool:
         """Wait out a replay; False when no new calls are taken.
 
@@ -72,9 +77,6 @@ class RunControl:
         not hold (a validator was changed, or too few workers look for the next known one): it is
         over.
         """
-
-        if not (self.replaying or self.remaking):
-            return self.draining is None
 
         def waits() -> bool:
             return (self.replaying or (ahead and self.remaking)) and self.draining is None

@@ -123,7 +123,7 @@ class Ledger:
         key = request.key if role == "generator" else f"{request.key}@{role}"
         intent = Intent(request.memo, worst.prompt_tokens, worst.completion_tokens, key)
         ticket = self._journal.intent(intent)
-        self.opened(ticket, intent)
+        self._opened(ticket, role, worst, hedged=HEDGE in key)
         return ticket
 
     # ---- also fed by the scan of the journal at a start
@@ -131,11 +131,14 @@ class Ledger:
     def opened(self, ticket: int, intent: Intent) -> None:
         role = role_of(intent.key)
         worst = Usage(prompt_tokens=intent.prompt_bytes, completion_tokens=intent.max_tokens)
+        self._opened(ticket, role, worst, hedged=HEDGE in intent.key)
+
+    def _opened(self, ticket: int, role: Role, worst: Usage, *, hedged: bool) -> None:
         self._open[ticket] = (role, worst)
         account = self._accounts[role]
         account.in_doubt += 1
         account.open = add_usage(account.open, worst)
-        if HEDGE in intent.key:
+        if hedged:
             account.hedged += 1
             account.hedged_worst = add_usage(account.hedged_worst, worst)
 

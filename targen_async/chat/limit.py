@@ -86,11 +86,12 @@ class Limited:
             quota = self._quota = Quota(*self._declared, loop.time())
         place = Place(request)
         quota.estimate(place)
-        self.waiting += 1
-        try:
-            await self._enter(quota, place, loop)
-        finally:
-            self.waiting -= 1
+        if not self._goes_at_once(quota, place, loop):
+            self.waiting += 1
+            try:
+                await self._enter(quota, place, loop)
+            finally:
+                self.waiting -= 1
         try:
             result = await self._inner.complete(request)
         except ChatError as error:
@@ -128,15 +129,20 @@ class Limited:
 
     # ---- the line
 
+    def _goes_at_once(self, quota: Quota, place: Place, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether nobody stands in line and this call need not: then it has its slot, paid for."""
+        if self._line:
+            return False
+        if self._gate:
+            self._gate(place.request)
+        now_s = loop.time()
+        if self._wait_s(quota, place, now_s) > 0:
+            return False
+        self._let_go(quota, place, now_s)
+        return True
+
     async def _enter(self, quota: Quota, place: Place, loop: asyncio.AbstractEventLoop) -> None:
         """Returns holding a slot, paid for; or raises holding nothing."""
-        if not self._line:
-            if self._gate:
-                self._gate(place.request)
-            now_s = loop.time()
-            if self._wait_s(quota, place, now_s) <= 0:
-                self._let_go(quota, place, now_s)
-                return
         future = place.future = loop.create_future()
         self._line.append(place)
         if len(self._line) == 1:

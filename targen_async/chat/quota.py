@@ -101,8 +101,12 @@ class Quota:
     def pay(self, place: Place, now_s: float) -> None:
         """The call goes out now; `wait_s` was zero."""
         calls, tokens = self.requests, self.tokens
-        place.marks = (calls.spent if calls else 0.0, tokens.spent if tokens else 0.0)
         on_the_way = self._on_the_way
+        if calls is None and tokens is None:
+            # Where nothing is counted all marks are the same: the last call stands for the rest.
+            on_the_way.clear()
+        else:
+            place.marks = (calls.spent if calls else 0.0, tokens.spent if tokens else 0.0)
         on_the_way.append((now_s, place.marks))
         while on_the_way[0][0] < now_s - _ON_THE_WAY_S:
             on_the_way.popleft()

@@ -27,7 +27,9 @@ class Thinking:
 
     async def complete(self, request: ChatRequest) -> ChatResult:
         """Raises Starved with the mend where the room does not do."""
-        roomy = replace(request, max_tokens=request.max_tokens + self._room)
+        roomy = request
+        if self._room:
+            roomy = replace(request, max_tokens=request.max_tokens + self._room)
         result = await self._inner.complete(roomy)
         kind = Costs.stage_of(request)
         self._cut[kind] = self._cut.get(kind, 0) + 1 if cut_in_thought(result) else 0
