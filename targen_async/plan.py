@@ -223,8 +223,11 @@ class RowPlan:
 
     def member(self, slot: int) -> int:
         """Which member of its group the row in `slot` is."""
-        call, place = divmod(slot, self.grouping.size)
-        return members(self.grouping.size, call, self.random_seed)[place]
+        size = self.grouping.size
+        if size == 1:
+            return 0
+        call, place = divmod(slot, size)
+        return members(size, call, self.random_seed)[place]
 
     def wave_of(self, slot: int) -> tuple[int, Wave]:
         for index in range(len(self.state.waves) - 1, -1, -1):

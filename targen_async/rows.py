@@ -6,7 +6,7 @@ Everything here is read back by offset, so a row on disk is a pure function of t
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import Struct, to_builtins
 from msgspec.structs import replace
@@ -65,7 +65,7 @@ class Material(Struct, frozen=True, kw_only=True):
     """Why a text must stay out, or None."""
 
 
-class Draft(NamedTuple):
+class Draft(Struct, frozen=True, gc=False):
     """An instance call's answer, and the outputs in it."""
 
     result: ChatResult
@@ -261,7 +261,7 @@ class Rows:
         decision: tuple[Outcome, str],
     ) -> Instance:
         outcome, label = decision
-        result, outputs = draft
+        result, outputs = draft.result, draft.outputs
         template = "instances"
         if self.task.instances.template_by:
             by = self.task.instances.template_by

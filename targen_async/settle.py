@@ -36,7 +36,7 @@ def settle(rows: Rows, judged: Judged, voters: int) -> Settled:
     """Read a row and its votes back from the journal and decide its label."""
     answer, call = judged.answer, judged.answer.call
     draft = rows.draft(answer.offset)
-    result, outputs = draft
+    result, outputs = draft.result, draft.outputs
     votes: list[Vote] = []
     failures: list[Failure] = []
     for ballot in judged.ballots:

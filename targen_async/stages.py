@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from hashlib import blake2b
 from random import Random
 
@@ -96,7 +97,6 @@ class Steps:
     def _asked(self, prompt: Prompt, key: str, number: int) -> ChatRequest:
         template = self._task.template(prompt.stage, prompt.variant)
         text = template.render({"description": self._task.description, **prompt.values})
-        parts = (self._task.name, prompt.stage, prompt.variant)
         asked = f"{key}~{number}" if number else key
         return ChatRequest(
             key=asked,
@@ -109,7 +109,7 @@ class Steps:
             top_p=self._data.top_p,
             max_tokens=prompt.max_tokens,
             seed=seed_of(self._data.random_seed, asked),
-            schema_name="-".join(part for part in parts if part),
+            schema_name=_schema_name(self._task.name, prompt.stage, prompt.variant),
             json_schema=prompt.form.schema,
         )
 
@@ -184,7 +184,7 @@ class Steps:
     async def _ask_list(self, key: str, prompt: Prompt) -> Asked | Refused | None:
         return await self._asker.ask(
             prompt.stage,
-            lambda number: self.request(prompt, key, number),
+            partial(self.request, prompt, key),
             lambda result: read_list(answer_text(result), prompt.form),
         )
 
@@ -192,9 +192,7 @@ class Steps:
         """Have the rows of one call written, which are most often one."""
         prompt = self.instance_prompt(calls[0])
         asked = await self._asker.ask(
-            "instances",
-            lambda number: self.request(prompt, calls[0].key, number),
-            self._rows.outputs,
+            "instances", partial(self.request, prompt, calls[0].key), self._rows.outputs
         )
         if asked is None:
             return
@@ -287,7 +285,7 @@ class Steps:
             self._asker.show(Items(key=key, vote=vote, rows=rows), self.request(prompt, key, 0))
             asked = await self._asker.ask(
                 "correction",
-                lambda number: self.request(prompt, key, number),
+                partial(self.request, prompt, key),
                 lambda result: read_verdicts(answer_text(result), prompt.form, ids),
                 asks=ASKS if alone else 1,
             )
@@ -312,6 +310,11 @@ def _outcome(asked: Asked | Refused) -> tuple[int, Failure | None]:
     if isinstance(asked, Asked):
         return asked.result.offset, None
     return -1, asked.failure
+
+
+@lru_cache(maxsize=256)
+def _schema_name(*parts: str) -> str:
+    return "-".join(part for part in parts if part)
 
 
 def seed_of(random_seed: int, key: str) -> int:
