@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from targen_async.distinct import DistinctGate, Duplicate, banding, jaccard, normalised, shingles
 
@@ -28,6 +30,11 @@ def test_case_space_punctuation_and_unicode_form_do_not_make_a_text_new(tmp_path
     assert seen(one, 1, 1, ["it rained all day"]) == (0, 1.0)
     assert seen(one, 2, 1, ["It rained \uff41ll day!"]) == (0, 1.0)
     assert seen(one, 3, 1, ["It rained all night."]) is None
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_texts_in_ascii_are_read_like_all_others(text: str) -> None:
+    assert f"{normalised(text)} \u00e9".lstrip() == normalised(f"{text} \u00e9")
 
 
 def test_a_near_duplicate_is_refused_at_the_threshold_and_not_below(tmp_path: Path) -> None:
