@@ -185,6 +185,10 @@ class Line:
                 if call.silent_s > now_s:
                     next_s = min(next_s, call.until_s, call.silent_s)
                     continue
+                if protocol.should_close:
+                    # The head came in this turn of the loop, and is about to be read.
+                    next_s = min(next_s, call.until_s)
+                    continue
                 error = aiohttp.SocketTimeoutError("Timeout on reading data from socket")
             protocol.set_exception(error)
             if call.content is not None:
