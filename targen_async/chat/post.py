@@ -7,16 +7,18 @@ and goes out with the body in one write: a call costs a third (decision 0013).
 """
 
 import asyncio
+import functools
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
+_END_OF_HEAD = b"\r\n\r\n"
 Read = Callable[[int, aiohttp.StreamReader], Awaitable[tuple[bytes, bool]]]
 """Reads a body, given the status: the bytes that are wanted, and whether that is all of it."""
 
@@ -57,6 +59,7 @@ class Line:
         self._idle: deque[tuple[aiohttp.connector.Connection, float]] = deque()
         self._waiting = 0
         self._loop = asyncio.get_running_loop()
+        connector._factory = functools.partial(_Answers, loop=self._loop)  # type: ignore[assignment]
         self._silence_s = silence_s
         self._total_s = total_s
         self._connecting = aiohttp.ClientTimeout(connect=min(connect_s, total_s))
@@ -147,13 +150,7 @@ class Line:
                     call.silent_s = math.inf
                     return message.code, message.headers, content
         except HttpProcessingError as error:
-            raise aiohttp.ClientResponseError(
-                self._request.request_info,
-                (),
-                status=error.code,
-                message=error.message,
-                headers=error.headers,
-            ) from error
+            raise aiohttp.ClientPayloadError(error.message) from error
 
     def _head_of(self, length: int) -> bytes:
         """Status line and headers. Those of a request through a proxy are not ours alone."""
@@ -198,6 +195,32 @@ class Line:
 
 def _spoiled(connection: aiohttp.connector.Connection) -> bool:
     return connection.protocol is not None and connection.protocol.should_close
+
+
+class _Answers(ResponseHandler):
+    """Gives the parser the head of an answer by itself.
+
+    Of a piece in which anything is wrong the parser forgets all that it found. So a whole answer
+    with a few bytes too many behind it, which is paid for, would be lost where both came together:
+    now its head is out, and its body has ended, before the rest is looked at. The connection is
+    closed for what was wrong, as ever.
+    """
+
+    _head_is_due = False
+
+    def set_response_params(self, **options: Any) -> None:  # noqa: ANN401
+        super().set_response_params(**options)
+        self._head_is_due = True
+
+    def data_received(self, data: bytes) -> None:
+        if self._head_is_due and (found := data.find(_END_OF_HEAD)) >= 0:
+            self._head_is_due = False
+            end = found + len(_END_OF_HEAD)
+            super().data_received(data[:end])
+            if end == len(data) or self.exception() is not None:
+                return
+            data = data[end:]
+        super().data_received(data)
 
 
 class _Call:

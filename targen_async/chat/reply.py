@@ -28,6 +28,7 @@ MAX_ERROR_BYTES = 65_536
 IDLE_CONNECTION_S = 4.0
 _LEAST_PLAIN = 8
 _NUMBER = re.compile(r"\[Errno (\d+)\]")
+_BYTES = re.compile(r":?\s*(?:\bbytearray\()?\bb\\?['\"].*", re.DOTALL)
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"})
 
 
@@ -129,7 +130,9 @@ def settle(
 
 def broken(error: BaseException, place: Place, *, opened: bool) -> ChatError:
     """What a connection's failure means. `opened`: the request may have reached the server."""
-    reason = clean(str(error), place.secrets)[:200] or type(error).__name__
+    # Parsers of HTTP repeat the bytes that they could not read, and those may be the model's words.
+    told = _BYTES.sub("", str(error))
+    reason = clean(told, place.secrets)[:200] or type(error).__name__
     causes = tuple(_causes(error))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):

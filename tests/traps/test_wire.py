@@ -7,6 +7,7 @@ it must get its own answer. Statuses, timeouts, gzip bombs and proxies are in te
 import asyncio
 import gzip
 import os
+import re
 import ssl
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from tests.traps.wire_server import MANNERS, Talk, endpoint
 ROOT = Path(__file__).resolve().parents[2]
 Client = Callable[[str, Notes], Any]
 RIGHT = "I am a simulated model"
+WORDS_OF_A_MODEL = re.compile(r"simulated|know nothing|chatcmpl|usage|tokens")
 PAID, DOUBT = ["intent", "answer"], ["intent"]
 
 WHOLE = [
@@ -40,6 +42,7 @@ WHOLE = [
     "closed_after",
     "half_closed_after",
     "timed_out_when_idle",
+    "length_too_short",
     "said_twice",
     "stray_afterwards",
     "doubled_keys",
@@ -58,6 +61,9 @@ BROKEN = [
     "length_in_words",
     "length_below_zero",
     "two_lengths",
+    "words_in_place_of_a_chunk",
+    "words_in_place_of_an_answer",
+    "words_in_place_of_a_header",
     "gzip_that_is_none",
     "endless_head",
     "trickled",
@@ -69,6 +75,7 @@ USELESS = [
     "nothing",
     "no_content",
     "cut_without_length",
+    "length_inside",
     "gzip_that_is_cut",
 ]
 """Paid for: on disk as it came, and malformed."""
@@ -85,11 +92,11 @@ WORDS = {
     "huge": ('{"id":', "oversized"),
 }
 """A completion for the client; that its text is of no use is seen when it is read."""
-EITHER = ("length_too_short", "length_inside", "length_and_chunks")
+EITHER = ("length_and_chunks",)
 """The bytes contradict themselves, and clients may differ: right, malformed, or in doubt."""
-BEYOND_US = {
-    ("said_twice", "sdk"): "httpcore keeps what stands behind an answer and reads it as the next",
-}
+BEHIND = "httpcore keeps what stands behind an answer and reads it as the next"
+BEYOND_US = {(name, "sdk"): BEHIND for name in ("said_twice", "length_too_short", "length_inside")}
+"""The first answer is kept all the same."""
 
 
 @pytest.fixture(params=["http", "sdk"])
@@ -115,6 +122,8 @@ async def complete(chat: Any, key: str) -> ChatResult | Exception:
     except (ChatError, ParseError) as error:
         assert KEY not in str(error)
         assert str(error).isprintable()
+        # What broke on the way is told without what was on the way.
+        assert isinstance(error, ParseError) or not WORDS_OF_A_MODEL.search(str(error)), error
         return error
 
 
@@ -139,6 +148,18 @@ def first_and_second(
     return asyncio.run(main())
 
 
+def check_next(kind: str, name: str, second: ChatResult | Exception, notes: Notes) -> None:
+    """The second call has its own answer, unless what follows the first is out of our hands."""
+    if (name, kind) not in BEYOND_US:
+        assert is_right(second), second
+        assert notes.kinds == [*PAID, *PAID]
+    elif name == "said_twice":
+        # What cannot be told from an answer: the day that httpcore throws it away this fails.
+        assert isinstance(second, ChatResult) and second.text == "stray"
+    else:
+        assert isinstance(second, Unavailable), second
+
+
 def is_right(said: ChatResult | Exception) -> bool:
     return isinstance(said, ChatResult) and said.text.startswith(RIGHT)
 
@@ -149,15 +170,11 @@ def test_every_manner_has_an_outcome() -> None:
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_an_odd_answer_is_an_answer_and_so_is_the_next(
-    kind: str, name: str, request: pytest.FixtureRequest
-) -> None:
-    if reason := BEYOND_US.get((name, kind)):
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+def test_an_odd_answer_is_an_answer_and_so_is_the_next(kind: str, name: str) -> None:
     first, second, notes = first_and_second(kind, name)
     assert is_right(first), first
-    assert is_right(second), second
-    assert notes.kinds == [*PAID, *PAID]
+    assert notes.kinds[:2] == PAID
+    check_next(kind, name, second, notes)
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -173,13 +190,13 @@ def test_a_paid_answer_of_no_use_is_on_disk_as_it_came(kind: str, name: str) -> 
     first, second, notes = first_and_second(kind, name)
     assert isinstance(first, ParseError), first
     assert first.kind == "malformed"
-    assert is_right(second), second
-    assert notes.kinds == [*PAID, *PAID]
-    kept, good = notes.events[1][1], notes.events[3][1]
+    assert notes.kinds[:2] == PAID
+    kept = notes.events[1][1]
     if name == "html":
         assert kept.startswith(b"<!doctype html>")
     else:
-        assert good.startswith(kept)
+        assert first_and_second(kind, "good")[2].events[1][1].startswith(kept)
+    check_next(kind, name, second, notes)
 
 
 @pytest.mark.parametrize("name", ERRORS)

@@ -297,6 +297,27 @@ async def length_and_chunks(talk: Talk) -> bool:
 
 
 @manner
+async def words_in_place_of_a_chunk(talk: Talk) -> bool:
+    """The chunk is longer than it says, so that the rest of it is read as the next one's size."""
+    start = head(b"Transfer-Encoding: chunked") + b"%x\r\n" % (len(talk.body) // 2)
+    talk.send(start + talk.body + b"\r\n0\r\n\r\n")
+    return False
+
+
+@manner
+async def words_in_place_of_an_answer(talk: Talk) -> bool:
+    """The text and nothing else: no status, no headers."""
+    talk.send(json.loads(talk.body)["choices"][0]["message"]["content"].encode() + b"\r\n\r\n")
+    return False
+
+
+@manner
+async def words_in_place_of_a_header(talk: Talk) -> bool:
+    talk.send(b"HTTP/1.1 200 OK\r\n" + talk.body + b"\r\n\r\n")
+    return False
+
+
+@manner
 async def gzip_that_is_none(talk: Talk) -> bool:
     talk.send(ok(talk.body, b"Content-Encoding: gzip"))
     return True
