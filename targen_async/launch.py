@@ -59,14 +59,22 @@ def config_from_options(
     if options.simulate:
         overrides.append(("data.model", SIMULATED_MODEL))
     config = load(base, overrides, said)
-    begun = base == out / RUN_TOML
-    _check_endpoint(options, config, named=begun or _names_model(base))
+    begun, written = base == out / RUN_TOML, _data_in(base)
+    if begun and "task" not in written:
+        raise UserError(
+            f"{base} is not what a run wrote there (it names no task): restore it from a copy, or "
+            "delete it and give every flag again"
+        )
+    _check_endpoint(options, config, named=begun or "model" in written)
     return config, out
 
 
-def _names_model(path: Path | None) -> bool:
-    """Does a configuration file say which model to ask? `load` has found it to be sound."""
-    return path is not None and "model" in tomllib.loads(path.read_text("utf-8"))["data"]
+def _data_in(path: Path | None) -> Mapping[str, Any]:
+    """[data] of a configuration file, which `load` has found to be sound."""
+    found: Mapping[str, Any] = (
+        tomllib.loads(path.read_text("utf-8")).get("data", {}) if path else {}
+    )
+    return found
 
 
 def _setting(text: str) -> tuple[str, Any]:

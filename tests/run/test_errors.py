@@ -835,6 +835,13 @@ def killed_at_once(folder: Path) -> Done:
     return targen("status", folder)
 
 
+@scene("is not what a run wrote there")
+def emptied_configuration(folder: Path) -> Done:
+    assert generate(folder, "--simulate").returncode == 0
+    (folder / "run" / "run.toml").write_text("")
+    return generate(folder, "--simulate")
+
+
 @scene("holds a run with another [data]")
 def another_run(folder: Path) -> Done:
     assert generate(folder, "--simulate").returncode == 0

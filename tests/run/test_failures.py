@@ -297,6 +297,7 @@ def test_a_folder_with_strangers_in_it_is_not_taken(tmp_path: Path) -> None:
         (["generate", "copa", "--simulate", "--model", "m"], "--simulate"),
         (["generate", "copa", "--model", "gpt-4o-mini"], "OPENAI_API_KEY"),
         (["generate", "copa", "--config", "no.toml"], "no.toml"),
+        (["generate", "copa", "--config", "n.toml", "--base-url", "http://h/v1"], "--model"),
         (["generate", "copa", "--set", "data.simulator.label_noise=2"], "label_noise"),
         (["status", "nowhere"], "nowhere"),
         (["show", "nowhere"], "nowhere"),
@@ -308,6 +309,7 @@ def test_a_mistake_is_one_sentence_that_names_the_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "n.toml").write_text("[delivery]\nn = 20\n")
     assert said in one_sentence(targen(*arguments), 2)
     assert not list(tmp_path.glob("runs/*/journal"))
 
