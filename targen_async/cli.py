@@ -107,7 +107,7 @@ def _add_runs(commands: Any) -> None:  # noqa: ANN401
         command.set_defaults(run=_again, again=name)
     status = commands.add_parser("status", help="tell how far a run is")
     status.add_argument("folder", type=Path)
-    status.add_argument("--json", action="store_true", help="print manifest.json as it is")
+    status.add_argument("--json", action="store_true", help="print manifest.json")
     status.add_argument(
         "--watch", action="store_true", help="look on until the run ends; with --json: JSON lines"
     )

@@ -61,12 +61,15 @@ def open_folder(folder: Path) -> None:
     if folder.is_dir():
         _refuse_orphans(folder)
     try:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / LOCK
         os.close(os.open(probe, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
     except OSError as error:
         reason = os.strerror(error.errno or 0).lower()
         raise UserError(f"cannot write to {folder}: {reason}; choose another --out") from error
+    for place in made:
+        sync_folder(place.parent)
     strangers = [
         entry.name
         for entry in folder.iterdir()

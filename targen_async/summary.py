@@ -54,17 +54,14 @@ def summary_lines(
 
 
 def state_of(raw: Mapping[str, Any], folder: Path) -> str:
-    """How a run stands. A process that was killed could not take back that it works there."""
+    """How a run stands."""
     if raw["state"] != "running":
         reason = f": {one_line(raw['reason'])}" if raw["reason"] else ""
         return f"{raw['state']}{reason}"
-    holder = lock_holder(folder)
-    if holder is None:
-        return f"no longer running, it was killed: `targen generate --out {folder}` goes on"
     waits = f", waits for {one_line(raw['waiting_for'])}" if raw["waiting_for"] else ""
     told = (raw.get("now") or {}).get("why", "")
     why = f"; {one_line(told)}" if told else ""
-    return f"running: {one_line(holder) or SOMEBODY}{waits}{why}"
+    return f"running: {one_line(lock_holder(folder) or '') or SOMEBODY}{waits}{why}"
 
 
 def written_at(folder: Path) -> datetime:

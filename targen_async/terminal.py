@@ -206,7 +206,8 @@ def print_status(folder: Path, *, as_json: bool) -> int:
 
 
 def read_told(folder: Path) -> dict[str, Any]:
-    """manifest.json. Raises UserError where there is none, with what the folder holds instead."""
+    """manifest.json; of a run that was killed its state is `interrupted`. Raises UserError where
+    there is none, with what the folder holds instead."""
     if begun := _just_begun(folder):
         raise UserError(begun)
     if (folder / RUN_TOML).exists() and not (folder / MANIFEST).exists():
@@ -214,7 +215,14 @@ def read_told(folder: Path) -> dict[str, Any]:
             f"{folder} holds a run that was killed before it told anything ({MANIFEST} is not "
             f"there): `targen generate --out {folder}` goes on"
         )
-    return read_manifest(folder)
+    # Looked at first: who leaves the folder has told how the run ended before.
+    at_work = lock_holder(folder) is not None
+    raw = read_manifest(folder)
+    if raw.get("state") == "running" and not at_work:
+        # A process that was killed could not take back that it works there.
+        reason = f"it was killed: `targen generate --out {folder}` goes on"
+        raw |= {"state": "interrupted", "reason": reason, "now": None}
+    return raw
 
 
 def _just_begun(folder: Path) -> str:

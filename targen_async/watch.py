@@ -17,7 +17,6 @@ from targen_async.lock import LOCK, lock_holder
 from targen_async.progress import Meter, Progress
 from targen_async.rundir import JOURNAL, MANIFEST, NEXT, read_manifest
 from targen_async.stats import CostView, Stats
-from targen_async.summary import state_of
 from targen_async.terminal import (
     JsonLines,
     PlainView,
@@ -60,8 +59,7 @@ def watch(folder: Path, *, as_json: bool = False, every_s: float = _EVERY_S) -> 
 def _end(folder: Path, json_lines: JsonLines | None, console: Console) -> int:
     raw = read_told(folder)
     if json_lines:
-        killed = raw["state"] == "running"
-        json_lines.end(raw, folder, error=state_of(raw, folder) if killed else "")
+        json_lines.end(raw, folder, error=raw["reason"] if raw["state"] == "interrupted" else "")
     else:
         print_status(folder, as_json=False)
         if (folder / NEXT).is_dir():

@@ -113,9 +113,24 @@ def test_a_killed_run_is_nowhere_called_running(
     told = capsys.readouterr().out
     assert "state       running" not in told
     assert "Retry-After" not in told
+    print_status(tmp_path, as_json=True)
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["state"], shown["now"], shown["delivered"]) == ("interrupted", None, 77)
+    assert shown["reason"] == f"it was killed: `targen generate --out {tmp_path}` goes on"
     watch(tmp_path, as_json=True)
     (last,) = capsys.readouterr().out.splitlines()
-    assert "it was killed" in json.loads(last)["error"]
+    assert json.loads(last)["error"] == shown["reason"]
+    assert json.loads(last)["manifest"] == shown
+
+
+def test_a_run_at_work_is_called_running_for_scripts_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    with somebody_at_work(folder, 0.5):
+        write(folder, delivered=77, now=NOW)
+        print_status(folder, as_json=True)
+        assert json.loads(capsys.readouterr().out) == manifest(folder)
 
 
 def test_a_run_without_a_manifest_is_a_run(

@@ -14,7 +14,17 @@ from targen_async.config import RunConfig
 from targen_async.errors import TargenError
 from targen_async.journal import SYNC_INTERVAL_S
 from tests.chat.virtual_time import now
-from tests.durability.disk import LOSSES, Disk, IndexState, Loss, Sync, Write, lay_out
+from tests.durability.disk import (
+    LOSSES,
+    Disk,
+    IndexState,
+    Loss,
+    MakeFolder,
+    Sync,
+    SyncFolder,
+    Write,
+    lay_out,
+)
 from tests.durability.losses import intents_written, journal_node, known_memos
 from tests.durability.world import FSYNC_S, Fates, Server, configured, faults, run
 from tests.running import manifest, shard_bytes
@@ -183,6 +193,18 @@ def test_what_is_in_the_journal_is_on_the_disk_within_100_ms(recorded: Recorded)
             when = next(safe, None)
             assert when is not None, "the run ended and left it in memory"
             assert stamps[when].at_s - stamps[at].at_s <= LATEST_SYNC_S
+
+
+def test_the_name_of_a_new_folder_is_on_the_disk_before_anything_in_it(tmp_path: Path) -> None:
+    """An fsync of what is in a folder says nothing of the folder's own name, nor of those above."""
+    endpoint, disk = server(1, Fates()), Disk(tmp_path)
+    run(endpoint, configured("copa", 4), tmp_path / "lab" / "run", disk=disk)
+    first = next(at for at, one in enumerate(disk.log) if isinstance(one, Sync))
+    made = {one.path: at for at, one in enumerate(disk.log) if isinstance(one, MakeFolder)}
+    assert set(made) == {str(tmp_path / "lab"), str(tmp_path / "lab" / "run")}
+    for path, at in made.items():
+        safe = [one for one in disk.log[at:first] if isinstance(one, SyncFolder)]
+        assert any(one.path == str(Path(path).parent) and one.upto > at for one in safe), path
 
 
 def test_a_run_that_ended_needs_no_more_than_what_is_synced(
