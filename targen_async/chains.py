@@ -16,6 +16,7 @@ from targen_async.chat.hedge import Hedged
 from targen_async.chat.http import HttpChat
 from targen_async.chat.lease import Lease
 from targen_async.chat.limit import Limited
+from targen_async.chat.named import Named
 from targen_async.chat.retry import Breaker, Elsewhere, Retrying
 from targen_async.chat.sdk import SdkChat
 from targen_async.chat.thinking import Thinking
@@ -293,10 +294,12 @@ class Chains:
             Breaker(give_up_after_s=give_up_after_s, elsewhere=spare and role == "generator")
             for role in self._all
         ]
-        clients = {
-            role: chain.open(breaker, self.probed[role].thinking_tokens)
-            for (role, chain), breaker in zip(self._all.items(), self.breakers, strict=True)
-        }
+        clients: dict[Role, ChatClient] = {}
+        for (role, chain), breaker in zip(self._all.items(), self.breakers, strict=True):
+            probed = self.probed[role]
+            client = chain.open(breaker, probed.thinking_tokens)
+            whose = f"{role}: " if len(self) > 1 else ""
+            clients[role] = Named(client, probed.model, say, whose=whose)
         client = clients["generator"]
         if spare:
             model = self._all["fallback"].address.model

@@ -19,9 +19,9 @@ FLOORS: dict[str, int] = {
         1: "config control journal parse pipeline plan shards stats"
         " taskcheck tasklabels taskread tasks taskspec validators words",
         2: "chat chat.adapt chat.cost chat.fallback chat.headers chat.hedge chat.http chat.lease"
-        " chat.limit chat.mask chat.meter chat.post chat.quota chat.refill chat.refusals"
-        " chat.reply chat.retry chat.sdk chat.stream chat.thinking chat.wire distinct ledger lock"
-        " log metrics presets progress rows rundir sources streak verdicts",
+        " chat.limit chat.mask chat.meter chat.named chat.post chat.quota chat.refill"
+        " chat.refusals chat.reply chat.retry chat.sdk chat.stream chat.thinking chat.wire"
+        " distinct ledger lock log metrics presets progress rows rundir sources streak verdicts",
         3: "ask budget commit live points prices settle slots state summary",
         4: "corpus course pilot probe recover stages",
         5: "audit embedded opening reread",

@@ -126,13 +126,18 @@ def test_usage_that_is_missing_or_no_number_is_counted_as_missing(tmp_path: Path
     assert told["calls"]["served"] == used.total()
 
 
-def test_a_model_that_changes_its_name_mid_run_is_on_every_row_that_it_wrote(
+def test_a_model_that_changes_its_name_mid_run_is_told_and_on_every_row_that_it_wrote(
     tmp_path: Path, calm: Path
 ) -> None:
-    told, used = run(tmp_path / "run", ["another_model"], "--max-in-flight", 1)
+    log = tmp_path / "log"
+    told, used = run(tmp_path / "run", ["another_model"], "--max-in-flight", 1, "--log", log)
     names = Counter(row["provenance"]["model"] for row in rows(tmp_path / "run"))
     assert set(names) == {"m-2026-11-01", "targen-simulator"}
+    assert told["models"] == names
     assert told["calls"]["served"] == used.total()
+    # Told once, however often it changes.
+    (said,) = [line["text"] for line in lines(log) if "calls itself" in line.get("text", "")]
+    assert "'m-2026-11-01'" in said and "'targen-simulator'" in said
 
     def texts(out: Path) -> list[tuple[str, str]]:
         return [(row["premise"], row["hypothesis"]) for row in rows(out)]
