@@ -9,9 +9,10 @@ import asyncio
 import math
 import os
 import random
-import selectors
+import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import anyio.to_thread
@@ -23,32 +24,12 @@ from targen_async.chat.wire import decode_completion, encode_request
 from targen_async.journal import HEDGE
 from targen_async.records import ChatRequest, ChatResult
 
+# The clock is the one that the tests of the limits run by.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.chat import virtual_time
+
 T = TypeVar("T")
-TURN_S = 1e-6
-"""Without it, a timer that is due a rounding error early would be set for ever."""
-
-
-class _JumpingSelector(selectors.DefaultSelector):
-    loop: "VirtualLoop"
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise RuntimeError("everybody waits and no timer is set: nothing will ever happen")
-        self.loop.now += max(timeout, TURN_S)
-        return super().select(0)
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """Its clock jumps to the next timer when there is nothing else to do."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        selector = _JumpingSelector()
-        selector.loop = self
-        super().__init__(selector)
-
-    def time(self) -> float:
-        return self.now
 
 
 class VirtualEndpoint:
@@ -126,5 +107,4 @@ def run(endpoint: VirtualEndpoint, main: Callable[[], Coroutine[Any, Any, T]]) -
     targen_async.chains.HttpChat = chat  # type: ignore[assignment,misc]
     anyio.to_thread.run_sync = here  # type: ignore[assignment]
     os.fdatasync = lambda _fd: None  # type: ignore[assignment]
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(main())
+    return virtual_time.run(main())
