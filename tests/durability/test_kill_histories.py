@@ -110,6 +110,25 @@ def check_history(
     assert faults(place) == []
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["at first", "as it goes on"])
+def test_every_bad_moment_is_died_in(
+    endpoint: Endpoint, starter: Forks, whole: dict[str, Any], tmp_path: Path, again: bool
+) -> None:
+    """Chance may miss one: each blow is struck here, in a first start and in one that goes on."""
+    for number, one in enumerate(BLOWS):
+        place = tmp_path / str(number)
+        command = _command("copa", endpoint, place)
+        if again:
+            first = {"call": "fdatasync", "name": "instances-", "number": 1, "when": "after"}
+            assert starter.wait(starter.start(*command, blow=first)) == -signal.SIGKILL
+        when = "half" if one.get("half") else "before"
+        blow = {"call": one["call"], "name": one["name"], "number": 1, "when": when}
+        assert starter.wait(starter.start(*command, blow=blow)) == -signal.SIGKILL, one
+        assert starter.wait(starter.start(*command)) == 0, one
+        assert shard_bytes(place) == whole["copa"][0], one
+        assert faults(place) == [], one
+
+
 def _tried(
     seeds: range, endpoint: Endpoint, starter: Forks, whole: dict[str, Any], tmp_path: Path
 ) -> None:
