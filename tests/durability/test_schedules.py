@@ -15,10 +15,12 @@ import pytest
 from msgspec import Struct
 
 from targen_async import read_shards
-from targen_async.config import Budget, Correction, RunConfig
+from targen_async.config import Budget, Correction, Prices, RunConfig
 from targen_async.control import RunControl
 from targen_async.errors import TargenError
+from targen_async.ledger import usd_of
 from targen_async.manifest import Manifest
+from targen_async.records import Usage, add_usage
 from targen_async.rundir import shard_name
 from targen_async.tasks import load_task
 from tests.durability.disk import Disk, Loss, lay_out
@@ -28,6 +30,9 @@ from tests.running import lines, manifest
 
 TASKS = ("copa", "cb", "boolq", "axg", "multirc")
 ENDS = ("itself", "kill", "power", "drain")
+
+
+PRICES = Prices(usd_per_million_prompt_tokens=1.0, usd_per_million_completion_tokens=4.0)
 
 
 class Schedule(Struct, frozen=True, kw_only=True):
@@ -79,6 +84,8 @@ def drawn(seed: int) -> Schedule:
             Budget(max_tokens=luck.randint(2000, 30_000)),
         ]
     )
+    if budget == Budget() and seed % 4 == 0:
+        budget = Budget(max_usd=random.Random(f"{seed} usd").uniform(0.003, 0.06))
     config = configured(
         luck.choice(TASKS),
         luck.choice([4, 8, 12]),
@@ -86,6 +93,7 @@ def drawn(seed: int) -> Schedule:
         max_in_flight=luck.choice([1, 4, 16]),
         give_up_after_s=luck.choice([5.0, 60.0]),
         budget=budget,
+        prices=PRICES if budget.max_usd else Prices(),
         data={
             "contexts": luck.choice([1, 4]),
             "random_seed": luck.randint(0, 3),
@@ -110,7 +118,8 @@ class History:
         self.turn = 0
         self.doubtful = 0
         """Calls whose very intent a power loss took."""
-        self.served = self.tokens = 0
+        self.served = 0
+        self.usage = Usage()
         self.clean = True
         """Did the last start end by itself?"""
         (place / "0").mkdir()
@@ -157,7 +166,10 @@ class History:
             assert str(error)
             self.clean = True
         self.served += server.perhaps_served
-        self.tokens += server.prompt_tokens + server.completion_tokens
+        told_by_it = Usage(
+            prompt_tokens=server.prompt_tokens, completion_tokens=server.completion_tokens
+        )
+        self.usage = add_usage(self.usage, told_by_it)
         return told
 
     def _moment(
@@ -194,7 +206,9 @@ class History:
         if cap.max_requests is not None:
             assert self.served - self.doubtful <= cap.max_requests
         if cap.max_tokens is not None and not self.doubtful:
-            assert self.tokens <= cap.max_tokens
+            assert self.usage.prompt_tokens + self.usage.completion_tokens <= cap.max_tokens
+        if cap.max_usd is not None and not self.doubtful:
+            assert usd_of(self.usage, PRICES) <= cap.max_usd
 
     def _check_records(self, keys: list[str]) -> None:
         """Every planned row below the last one written is a row, or somebody says why not."""
