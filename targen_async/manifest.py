@@ -92,7 +92,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     now: dict[str, Any] | None = None
     """While it runs: what it told people last, as a line of `--json`; for who looks on."""
     versions: dict[str, str]
-    config: dict[str, Any]
+    config: dict[str, dict[str, Any]]
     hedged: Tokens | None = None
     """The part of `spent` and `in_doubt` that went into second copies, at worst; None: none did."""
 

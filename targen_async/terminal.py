@@ -19,6 +19,7 @@ from targen_async.estimate import Estimate
 from targen_async.live import LiveView, one_line, visible
 from targen_async.lock import SOMEBODY, lock_holder
 from targen_async.manifest import Manifest
+from targen_async.merged import decode_manifest
 from targen_async.progress import Meter, Progress, calls, duration, usd
 from targen_async.records import Instance
 from targen_async.rundir import MANIFEST, RUN_TOML, read_manifest
@@ -218,7 +219,12 @@ def read_told(folder: Path) -> dict[str, Any]:
     # Looked at first: who leaves the folder has told how the run ended before.
     at_work = lock_holder(folder) is not None
     raw = read_manifest(folder)
-    if raw.get("state") == "running" and not at_work:
+    try:
+        decode_manifest(folder)
+    except UserError as error:
+        again = f"`targen generate --out {folder}`"
+        raise UserError(f"{folder}: {error}; restore it, or have it made again: {again}") from error
+    if raw["state"] == "running" and not at_work:
         # A process that was killed could not take back that it works there.
         reason = f"it was killed: `targen generate --out {folder}` goes on"
         raw |= {"state": "interrupted", "reason": reason, "now": None}

@@ -19,8 +19,18 @@ WHEN = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 NOTHING = {"prompt_tokens": 0, "completion_tokens": 0, "usd": None}
 
 
+def tokens(prompt: int, completion: int, usd: float) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "cached_prompt_tokens": 0,
+        "usd": usd,
+    }
+
+
 def raw(**changes: object) -> dict[str, Any]:
     return {
+        "format": 1,
         "state": "complete",
         "reason": "all rows are delivered",
         "simulated": False,
@@ -37,11 +47,17 @@ def raw(**changes: object) -> dict[str, Any]:
         "rejected": {"instances.duplicate": 4},
         "failed": {"instances.rejected": 1},
         "calls": {"served": 260, "refused": 7, "in_doubt": 2, "served_without_usage": 0},
-        "spent": {"prompt_tokens": 5000, "completion_tokens": 700, "usd": 0.0123},
-        "wasted": {"prompt_tokens": 40, "completion_tokens": 5, "usd": 0.0001},
-        "in_doubt": {"prompt_tokens": 90, "completion_tokens": 80, "usd": 0.0002},
+        "spent": tokens(5000, 700, 0.0123),
+        "prices": {},
+        "wasted": tokens(40, 5, 0.0001),
+        "in_doubt": tokens(90, 80, 0.0002),
+        "remaking": None,
+        "generation": 0,
         "shards": [],
         "identity_broken_by": [],
+        "contexts_missing": 0,
+        "corpus": None,
+        "waiting_for": "",
         "versions": {"python": "3.11.7", "targen-async": "0.1.0"},
         "config": {"data": {"random_seed": 7, "temperature": 1.0, "correction": {}}},
         **changes,

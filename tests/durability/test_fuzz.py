@@ -1,10 +1,14 @@
 """Bytes of any kind where files of ours are expected: a sentence, and nothing touched."""
 
+import io
+import json
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -14,6 +18,8 @@ from targen_async import UserError, config, read_shards
 from targen_async.errors import TargenError
 from targen_async.journal import Journal, Kind, frames
 from targen_async.rundir import INDEX, MANIFEST, REJECTED, RUN_TOML, SEEDS, shard_name
+from targen_async.terminal import print_rows, print_status
+from targen_async.watch import watch
 from tests.durability.world import Server, configured, faults, run
 from tests.running import shard_bytes
 
@@ -155,6 +161,50 @@ def test_any_other_file_that_was_changed(made: Path, draw: st.DataObject, name: 
         run(Server(2, malformed=0.2, label_noise=0.2), CONFIG, folder)
         assert shard_bytes(folder) == shard_bytes(made)
         assert [fault for fault in faults(folder) if not fault.startswith(SEEDS)] == []
+
+
+LOOKS: tuple[Callable[[Path], int], ...] = (
+    partial(print_status, as_json=False),
+    partial(print_status, as_json=True),
+    partial(print_rows, count=2),
+    watch,
+)
+ANOTHER_KIND = st.sampled_from([None, "x", -3, 0.5, True, [1], {"a": 1}])
+
+
+def otherwise(value: Any, draw: st.DataObject) -> Any:
+    """The same with something in it gone, or of another kind."""
+    inner = isinstance(value, dict | list) and bool(value)
+    if not inner or draw.draw(st.integers(0, 3)) == 0:
+        return draw.draw(ANOTHER_KIND)
+    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+    key = draw.draw(st.sampled_from(keys))
+    copy = value.copy()
+    if draw.draw(st.booleans()):
+        copy[key] = otherwise(copy[key], draw)
+    else:
+        del copy[key]
+    return copy
+
+
+@FUZZ
+@given(draw=st.data())
+def test_a_manifest_with_anything_in_it_is_shown_or_refused(
+    made: Path, draw: st.DataObject
+) -> None:
+    """It is sound JSON; nobody who reads it breaks down, and a start makes it again."""
+    with copied(made) as folder:
+        file = folder / MANIFEST
+        whole = json.loads(file.read_bytes())
+        file.write_text(json.dumps(otherwise(whole, draw)))
+        for look in LOOKS:
+            with suppress(UserError), redirect_stdout(io.StringIO()):
+                look(folder)
+        faults(folder)
+        run(Server(2, malformed=0.2, label_noise=0.2), CONFIG, folder)
+        again = json.loads(file.read_bytes())
+        # This start had nothing to stop for.
+        assert {**again, "reason": ""} == {**whole, "reason": ""}
 
 
 @FUZZ
