@@ -110,9 +110,16 @@ def read_texts(source: Source, *, all_fields: bool = False) -> Iterator[tuple[in
                 value = orjson.loads(raw) if lines and raw.strip() else raw.decode("utf-8-sig")
             except (orjson.JSONDecodeError, UnicodeDecodeError) as error:
                 raise UserError(f"{path}:{number}: {error}") from error
-            for text in _texts_of(value, source.field, all_fields, f"{path}:{number}"):
+            for text in _texts_in(value, source.field, all_fields, f"{path}:{number}"):
                 if text.strip():
                     yield number, text.strip()
+
+
+def _texts_in(value: Any, name: str | None, all_fields: bool, place: str) -> Iterator[str]:  # noqa: ANN401
+    try:
+        yield from _texts_of(value, name, all_fields, place)
+    except RecursionError as error:
+        raise UserError(f"{place}: nested too deeply to be read") from error
 
 
 def _texts_of(value: Any, name: str | None, all_fields: bool, place: str) -> Iterator[str]:  # noqa: ANN401
@@ -148,10 +155,20 @@ def _parquet(path: Path, column: str | None, all_fields: bool) -> Iterator[tuple
             f"there is no column {column!r}" if column else "name the column with --seeds-field"
         )
         raise UserError(f"{path}: {wanted} (columns: {', '.join(names)})")
-    number = 0
-    for batch in file.iter_batches(batch_size=1024, columns=names if all_fields else [column]):
-        for row in batch.to_pylist():
-            number += 1
-            for text in _texts_of(row, column, all_fields, f"{path}, row {number}"):
-                if text.strip():
-                    yield number, text.strip()
+    batches = file.iter_batches(batch_size=1024, columns=names if all_fields else [column])
+    rows = (row for batch in batches for row in batch.to_pylist())
+    number = 1
+    while True:
+        try:
+            row = next(rows, None)
+        except (OSError, ValueError) as error:
+            said = " ".join(str(error).split())
+            raise UserError(
+                f"{path}, near row {number}: cannot be read as Parquet: {said}"
+            ) from error
+        if row is None:
+            return
+        for text in _texts_in(row, column, all_fields, f"{path}, row {number}"):
+            if text.strip():
+                yield number, text.strip()
+        number += 1

@@ -15,9 +15,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from targen_async import UserError, config, read_shards
+from targen_async.config import Source
 from targen_async.errors import TargenError
 from targen_async.journal import Journal, Kind, frames
+from targen_async.prices import load_table, price_of
 from targen_async.rundir import INDEX, MANIFEST, REJECTED, RUN_TOML, SEEDS, shard_name
+from targen_async.sources import read_texts
 from targen_async.terminal import print_rows, print_status
 from targen_async.watch import watch
 from tests.durability.world import Server, configured, faults, run
@@ -217,3 +220,62 @@ def test_a_configuration_of_any_text_is_read_or_refused(made: Path, draw: st.Dat
             config.dump(config.load(file, {}))
         except UserError as error:
             assert "own.toml" in str(error)
+
+
+# ---- files of the user's
+
+
+def a_parquet_file() -> bytes:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    held = io.BytesIO()
+    texts = [f"A text of some words, the {number}th." for number in range(50)]
+    table = pyarrow.table({"text": texts, "more": [{"deep": [text]} for text in texts]})
+    parquet.write_table(table, held)
+    return held.getvalue()
+
+
+CORPORA: dict[str, Callable[[], bytes]] = {
+    "texts.txt": lambda: "One text a line.\nAnother é.\n\n".encode() * 9,
+    "texts.jsonl": lambda: b'{"text": "one", "more": {"deep": ["two", 3, null]}}\n"three"\n' * 9,
+    "texts.parquet": a_parquet_file,
+}
+
+
+@pytest.mark.parametrize("name", CORPORA)
+@FUZZ
+@given(draw=st.data(), field=st.sampled_from([None, "text", "more"]), every=st.booleans())
+def test_a_file_of_texts_of_any_bytes_is_read_or_refused(
+    name: str, draw: st.DataObject, field: str | None, every: bool
+) -> None:
+    """As seeds and as what is to be kept out (`every` text in it)."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as place:
+        file = Path(place) / name
+        whole = CORPORA[name]()
+        file.write_bytes(changed(whole, draw) if draw.draw(st.integers(0, 4)) else whole)
+        try:
+            for number, text in read_texts(Source(file=str(file), field=field), all_fields=every):
+                assert number > 0 and text.strip() == text != ""
+        except UserError as error:
+            assert name in str(error)
+
+
+def test_a_text_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
+    """JSON's parser takes more levels than Python does."""
+    file = tmp_path / "texts.jsonl"
+    file.write_bytes(b'"a"\n' + b"[" * 1000 + b'"deep"' + b"]" * 1000 + b"\n")
+    with pytest.raises(UserError, match=r"texts\.jsonl:2: nested too deeply"):
+        list(read_texts(Source(file=str(file)), all_fields=True))
+
+
+@FUZZ
+@given(draw=st.data())
+def test_a_table_of_prices_of_any_text_is_read_or_refused(draw: st.DataObject) -> None:
+    whole = b'[[model]]\nnames = ["m", "m-*"]\nprompt = 1.5\ncompletion = 2\nknown = 2026-11-01\n'
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as place:
+        file = Path(place) / "prices.toml"
+        file.write_bytes(changed(whole * 2, draw))
+        try:
+            price_of("m", load_table(file))
+        except UserError as error:
+            assert "prices.toml" in str(error)
