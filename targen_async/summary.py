@@ -60,7 +60,7 @@ def state_of(raw: Mapping[str, Any], folder: Path) -> str:
         return f"{raw['state']}{reason}"
     waits = f", waits for {one_line(raw['waiting_for'])}" if raw["waiting_for"] else ""
     told = (raw.get("now") or {}).get("why", "")
-    why = f"; {one_line(told)}" if told else ""
+    why = f"; {one_line(str(told))}" if told else ""
     return f"running: {one_line(lock_holder(folder) or '') or SOMEBODY}{waits}{why}"
 
 
@@ -105,30 +105,37 @@ def _task(raw: Mapping[str, Any]) -> str:
 
 def _settings(raw: Mapping[str, Any]) -> str:
     """[data], which decides the rows, by its digest, and what is asked for most."""
-    data = raw["config"].get("data", {})
     return (
-        f"digest {raw['data_digest'][:_DIGEST_SHOWN]}, random seed {data.get('random_seed')}, "
-        f"temperature {data.get('temperature')}"
+        f"digest {raw['data_digest'][:_DIGEST_SHOWN]}, random seed {_asked(raw, 'random_seed')}, "
+        f"temperature {_asked(raw, 'temperature')}"
     )
+
+
+def _asked(raw: Mapping[str, Any], *keys: str) -> str | None:
+    """What [data] has at a key, or a key within a table; None where there is no such value."""
+    value = raw["config"].get("data")
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return str(value) if isinstance(value, str | int | float) else None
 
 
 def _models(raw: Mapping[str, Any], folder: Path) -> str:
     """Generator, fallback and judge: as asked for, and where they differ as served; of several
     that wrote rows, how many each did."""
-    data = raw["config"].get("data", {})
-    correction = data.get("correction", {})
     generators, judges = _served(raw, folder)
-    judge = correction.get("model") or raw["model"]
+    judge = _asked(raw, "correction", "model") or raw["model"]
     rows = raw.get("models", {})
     generators = set(rows) or generators
-    if fallback := data.get("fallback_model"):
+    if fallback := _asked(raw, "fallback_model"):
         text = f"{one_line(raw['model'])}, fallback {one_line(fallback)}"
         text += f"; rows by {_shares(rows)}" if rows else ""
     elif len(rows) > 1:
         text = f"{one_line(raw['model'])}, served by {_shares(rows)}"
     else:
         text = _as_served(raw["model"], generators)
-    if correction.get("mode") != "off" and (judge != raw["model"] or judges - generators):
+    if _asked(raw, "correction", "mode") != "off" and (
+        judge != raw["model"] or judges - generators
+    ):
         text += f"; judge {_as_served(judge, judges)}"
     return text
 
