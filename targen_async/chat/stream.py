@@ -70,7 +70,8 @@ async def _run_out(chunks: AsyncIterator[bytes]) -> None:
 class Assembly:
     """Takes a stream's bytes as they come, and knows when the answer is whole.
 
-    Whole is what said `[DONE]`, or gave a finish reason and then ended as HTTP wants it. An event
+    Whole is what said something and then `[DONE]`, or gave a finish reason and then ended as HTTP
+    wants it. A `[DONE]` behind nothing is said of calls that were broken off for others. An event
     that holds an error is the answer, as it would be under status 200.
     """
 
@@ -144,7 +145,8 @@ class Assembly:
             return self._error
         if self._broken:
             return self.raw
-        if self._event or (not self.done and self._finish is None):
+        ended = self._finish is not None or (self.done and self._texts)
+        if self._event or not ended:
             raise Incomplete("the stream ended before the answer did")
         return self._completion()
 

@@ -275,6 +275,41 @@ def test_llama_streams_nothing_for_a_prompt_that_is_too_long() -> None:
     assert caught.value.empty
 
 
+# A call that came in while this one was under way: `interrupt_requests`, which is on by default,
+# breaks off every stream but the newest. [DONE] all the same, and an end as HTTP wants it.
+LLAMA_INTERRUPTED = (
+    b'data: {"id": "chatcmpl-76efc0e6", "model": "tiny", "created": 0, "object": '
+    b'"chat.completion.chunk", "choices": [{"index": 0, "delta": {"role": "assistant"}, '
+    b'"logprobs": null, "finish_reason": null}]}\n\ndata: [DONE]\n\n'
+)
+# max_tokens was 1,024.
+LLAMA_ONE_TOO_MANY = (
+    b'{"id":"chatcmpl-5e64bbd7","object":"chat.completion","created":0,"model":"tiny","choices":'
+    b'[{"index":0,"message":{"content":"{\\"contexts\\": [\\". asyncio serC","role":"assistant"},'
+    b'"logprobs":null,"finish_reason":"length"}],"usage":{"prompt_tokens":403,'
+    b'"completion_tokens":1025,"total_tokens":1428}}'
+)
+
+
+def test_llama_says_done_where_it_broke_off() -> None:
+    # Taken for an empty answer, it would use up the question's three tries.
+    with pytest.raises(Incomplete) as caught:
+        streamed(LLAMA_INTERRUPTED)
+    assert not caught.value.empty
+
+
+def test_llama_may_write_one_token_more_than_it_was_allowed() -> None:
+    result = decoded(LLAMA_ONE_TOO_MANY)
+    assert result.finish_reason == "length"
+    assert result.usage == Usage(prompt_tokens=403, completion_tokens=1025)
+
+
+def test_llama_refuses_a_wrong_key_where_it_was_given_one() -> None:
+    error = refused(401, JSON, b'{"detail":"Invalid API key"}')
+    assert isinstance(error, Denied)
+    assert str(error) == f"{URL} refused the API key (HTTP 401): Invalid API key"
+
+
 # ---- aimock
 
 # It counts in UTF-16 and cuts an emoji in two.
