@@ -153,7 +153,7 @@ class Line:
             raise aiohttp.ClientPayloadError(error.message) from error
 
     def _head_of(self, length: int) -> bytes:
-        """Status line and headers. Those of a request through a proxy are not ours alone."""
+        """Request line and headers. Those of a request through a proxy are not ours alone."""
         if self._head is None or self._request.proxy:
             request = self._request
             plain_proxy = request.proxy and not request.is_ssl()
