@@ -143,12 +143,18 @@ class Contexts:
         self._demand.close()
         if not self.accepted:
             last = self.notes[-1] if self.notes else None
-            reason = last.message if isinstance(last, Failure) else ""
+            failed = last if isinstance(last, Failure) else None
+            answered = failed is None or failed.text is not None
             raise Starved(
-                f"{self._most_calls} questions for contexts, each put up to three times, brought "
-                "none that can be used"
-                + (f" (the last: {reason})" if reason else "")
-                + "; look at `targen render` and at what the model answers in failures.jsonl"
+                f"{self._most_calls} questions for contexts"
+                + (", each put up to three times," if answered else "")
+                + " brought none that can be used"
+                + (f" (the last: {failed.message})" if failed else "")
+                + (
+                    "; look at `targen render` and at what the model answers in failures.jsonl"
+                    if answered
+                    else "; see to the endpoint, and start again with a new --out"
+                )
             )
 
 

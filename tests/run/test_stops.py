@@ -59,6 +59,22 @@ def generate(out: Path, url: str, *more: object) -> "subprocess.CompletedProcess
     return targen("generate", "copa", "-n", 4, "--out", out, *flags, *more)
 
 
+def test_calls_that_all_fail_are_not_put_down_to_what_the_model_answers(tmp_path: Path) -> None:
+    """A proxy that greets and then takes no real question."""
+
+    def answer(body: dict[str, Any]) -> tuple[int, bytes]:
+        long = sum(len(one["content"]) for one in body["messages"]) > 300
+        return (422, b'{"error": {"message": "no route"}}') if long else said("OK")
+
+    with serving(answer) as (url, _):
+        done = generate(tmp_path / "run", url)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "no route" in last
+    assert "see to the endpoint" in last
+    assert "up to three times" not in last
+
+
 def test_cut_prose_is_an_ignored_schema_and_a_repeated_answer_is_not_asked_for_again(
     tmp_path: Path,
 ) -> None:
