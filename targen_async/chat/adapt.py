@@ -1,39 +1,48 @@
 """How many calls at a time serve best, found out from how long answers take. No I/O.
 
-A server that works on P calls at a time answers more calls no sooner: beyond P, latency grows as
-the number of calls under way does. TCP Vegas (Brakmo and Peterson, 1995) and the gradient limits of
-Netflix' concurrency-limits look at the latency against the least ever seen; with answers whose
-length varies as much as a language model's that least says little. So what is compared here are
-means (of logarithms, as a few answers take ten times as long) before and after a change of our own:
-where latency follows the change it is a queue we made, and where it does not it is the server's
-own, and no reason to ask for less. Refusals and failures
-are the brake: less by a part at once, more again step by step (AIMD; Chiu and Jain, 1989).
+A server that works on P calls at a time answers more calls no sooner: up to P, latency is what it
+is; beyond, it grows as the number of calls under way does (the asymptotic bounds of a closed queue;
+Denning and Buzen, 1978). So that is the model which is fitted to what was seen, in logarithms, as a
+few answers take ten times as long: flat up to a knee, then with slope 1 (two-phase regression;
+Quandt, 1958). TCP Vegas (Brakmo and Peterson, 1995) and the gradient limits of Netflix'
+concurrency-limits look at the latency against the least ever seen; with answers whose length varies
+as much as a language model's that says little, while the many answers of a start that goes through
+all numbers of calls say much. Where only one number was seen for a while, another is tried.
+
+What is compared are changes of our own: where latency follows them it is a queue we made, and where
+it does not it is the server's own, and no reason to ask for less. Refusals and failures are the
+brake: less by a part at once, more again step by step (AIMD; Chiu and Jain, 1989).
 """
 
 import math
 
-_START = 4
-_FEWEST = 16
-"""Answers of a stage before its latency is taken to be known: the quick ones come first."""
-_START_SAMPLE = 16
-_SAMPLE = (16, 150)
-"""Fewest and most answers that a mean must be taken of, by how much they scatter."""
-_ERROR = 0.1
-"""Error of a mean that is good enough."""
+_START = 8
+_GROWTH = 2
+"""More for each answer of the start: so many times more a round."""
+_HOLD = 1.1
+"""Calls under way against the knee: a few in line keep the server busy."""
+_STEP = 1.4
+_SURE = 10.0
+"""Twice the logarithm of the likelihood ratio from which one model is believed."""
+_LEVELS = 4
+"""Numbers of calls that are told apart, from one to its double."""
+_COUNTED = 200
+"""Answers a mean is taken of; and a try that decides nothing is decided after so many."""
+_FEWEST = (8, 16)
+"""Answers of a round at least: at the start, later."""
+_LEAST_VARIANCE = 0.005
+"""Of a latency's logarithm: one that never varied tells less than it seems to."""
 _SETTLE = 2.0
 """Latencies for which a change is let work before its effect is measured."""
-_STEP = 1.5
-_CALM = 1.2
-"""Latency against the reference up to which more is tried at once."""
-_QUEUED = 1.5
-"""Latency against the reference above which less is tried."""
-_OURS = 0.5
-"""Elasticity (log of latency by log of calls under way) from which a queue is taken to be ours."""
-_REST = 8
-"""Means taken between two tries that found nothing."""
+_SLOWER = 2.0
+"""Latency against the first one at the same number, from which fewer are tried."""
+_REST = (4, 16, 256)
+"""Rounds between two tries: after a start that failed, usually, at most. It doubles with each try
+that finds nothing."""
 _FOLLOW = 0.1
 _BRAKE = 0.7
 _BELOW_TOP = 0.85
+_PAST_TOP = 1.2
 _STRIDE = 4
 """Near the place of the last refusal: one more for this many rounds of answers."""
 _FAILED = 0.2
@@ -43,15 +52,123 @@ _FAILED_OF = 100
 _FAILED_FLOOR = 4
 
 
-class _Stage:
-    """Latency of one kind of call: stages differ in length, so each has its own reference."""
+def _level(calls: float) -> int:
+    return round(math.log2(calls) * _LEVELS)
 
-    __slots__ = ("count", "reference")
+
+class _Cell:
+    """What answers of one stage took with about so many calls under way: logarithms of seconds."""
+
+    __slots__ = ("count", "first", "mean", "out", "squares")
 
     def __init__(self) -> None:
-        self.reference = 0.0
-        """Logarithm of seconds."""
-        self.count = 0
+        self.count = 0.0
+        self.out = 0.0
+        """Mean logarithm of the calls under way."""
+        self.mean = 0.0
+        self.squares = 0.0
+        """Sum of the squares around the mean."""
+        self.first: float | None = None
+        """The mean when there was enough for one."""
+
+    def add(self, out: float, latency: float) -> None:
+        if self.count < _COUNTED:
+            self.count += 1
+        else:
+            self.squares *= 1 - 1 / _COUNTED
+        off = latency - self.mean
+        self.mean += off / self.count
+        self.squares += off * (latency - self.mean)
+        self.out += (out - self.out) / self.count
+        if self.first is None and self.count >= _COUNTED:
+            self.first = self.mean
+
+
+class _Latencies:
+    """Latency by stage and by calls under way, and the knee that fits. Stages differ in length, so
+    only answers of the same one are compared."""
+
+    def __init__(self) -> None:
+        self._stages: dict[str, dict[int, _Cell]] = {}
+
+    def add(self, stage: str, calls: int, latency_s: float) -> None:
+        cells = self._stages.setdefault(stage, {})
+        level = _level(calls)
+        cell = cells.get(level)
+        if cell is None:
+            cell = cells[level] = _Cell()
+        cell.add(math.log(calls), math.log(max(latency_s, 1e-6)))
+
+    def forget(self) -> None:
+        self._stages.clear()
+
+    def keep(self, calls: int, part: float) -> None:
+        """Of what was seen with another number of calls, only this part counts from now on."""
+        here = _level(calls)
+        for stage, cells in self._stages.items():
+            for level, cell in cells.items():
+                if level != here:
+                    cell.count *= part
+                    cell.squares *= part
+            self._stages[stage] = {level: cell for level, cell in cells.items() if cell.count}
+
+    def count(self, calls: int) -> float:
+        """Answers seen with so many calls under way."""
+        return sum(cell.count for cell in self._at(calls))
+
+    def slower(self, calls: int) -> float:
+        """Latency now, with so many under way, against the first one: a factor."""
+        known = [(cell.count, cell.mean - cell.first) for cell in self._at(calls) if cell.first]
+        count = sum(each for each, _ in known)
+        return math.exp(sum(each * off for each, off in known) / count) if count else 1.0
+
+    def rises(self, calls: int) -> float:
+        """Evidence that latency rises in proportion from so many calls on, and not at all where it
+        is negative: twice the logarithm of the likelihood ratio."""
+        rising, flat = self._left(math.log(calls)), self._left(math.inf)
+        return (flat - rising) / self._variance(min(flat, rising))
+
+    def knee(self) -> tuple[float, bool] | None:
+        """The calls from which latency rises, and whether fewer were seen at all; None where it
+        need not rise."""
+        seen = [cell.out for cell in self._cells()]
+        lowest = min(seen)
+        steps = math.ceil((max(seen) - lowest) * _LEVELS / math.log(2))
+        places = [lowest + step * math.log(2) / _LEVELS for step in range(steps + 1)]
+        left = [(self._left(place), place) for place in places]
+        least = min(left)[0]
+        variance = self._variance(least)
+        if self._left(math.inf) - least < _SURE * variance:
+            return None
+        # The lowest that fits about as well.
+        knee = next(place for each, place in left if each <= least + variance)
+        return math.exp(knee), knee > lowest
+
+    def _cells(self) -> list[_Cell]:
+        return [cell for cells in self._stages.values() for cell in cells.values()]
+
+    def _at(self, calls: int) -> list[_Cell]:
+        level = _level(calls)
+        return [cells[level] for cells in self._stages.values() if level in cells]
+
+    def _left(self, knee: float) -> float:
+        """Squares that are left between the means once the rise from the knee on is taken off."""
+        left = 0.0
+        for cells in self._stages.values():
+            count = total = squares = 0.0
+            for cell in cells.values():
+                rest = cell.mean - max(0.0, cell.out - knee)
+                count += cell.count
+                total += cell.count * rest
+                squares += cell.count * rest * rest
+            left += squares - total * total / count
+        return left
+
+    def _variance(self, left: float) -> float:
+        """Of one answer, given what a model leaves; with one answer's worth of doubt."""
+        cells = self._cells()
+        squares = sum(cell.squares for cell in cells)
+        return max((1 + squares + left) / (1 + sum(cell.count for cell in cells)), _LEAST_VARIANCE)
 
 
 class Adaptive:
@@ -61,23 +178,19 @@ class Adaptive:
         self.limit = min(_START, most)
         self._most = most
         self._starting = True
-        self._stages: dict[str, _Stage] = {}
-        self._slow = 1.0
-        """Latency now against the reference."""
-        self._changed_s = -math.inf
+        self._seen = _Latencies()
         self._mean_s = 0.0
-        self._scatter = 0.0
-        """Variance of the logarithms."""
-        # Of the mean that is being taken.
-        self._sum = 0.0
-        self._count = 0
-        self._out = 0
-        self._used = 0
-        # Of a try: the limit, the latency and the calls under way before it.
-        self._before: tuple[int, float, float] | None = None
-        self._begin_again = False
-        self._rest = 0
-        self._doubted = False
+        self._changed_s = -math.inf
+        self._round = 0
+        """Answers since the last look."""
+        # Of the search.
+        self._held = False
+        """At a knee."""
+        self._before: int | None = None
+        """The limit before the try that is on."""
+        self._upward = True
+        self._rest = self._pause = _REST[1]
+        """Rounds left until the next try, and from one to the next."""
         # Of the brake.
         self._top: int | None = None
         self._braked_s = -math.inf
@@ -94,7 +207,7 @@ class Adaptive:
         """A call came back `latency_s` after it was sent.
 
         `in_flight`: calls that are out now, with it; `out`: those that were when it was sent, which
-        is what it may have waited for.
+        is what it may have waited for, or 0 where the limit was not what held others back.
         """
         self._served_since = True
         self._ended += 1
@@ -102,49 +215,47 @@ class Adaptive:
             self._forget_failures()
         self._mean_s += (latency_s - self._mean_s) * (_FOLLOW if self._mean_s else 1.0)
         used = in_flight >= 0.75 * self.limit
-        if self._top is not None:
-            if used:
-                self._climb(self._top)
-        elif self._starting and used:
-            self.limit = min(self.limit + 1, self._most)
-        latency = math.log(max(latency_s, 1e-6))
-        known = self._stages.get(stage)
-        if known is None:
-            known = self._stages[stage] = _Stage()
-        if known.count < _FEWEST:
-            known.count += 1
-            neutral = latency - math.log(self._slow)
-            known.reference += (neutral - known.reference) / known.count
-            return
-        if not self._starting and now_s - self._changed_s < _SETTLE * self._mean_s:
-            return
-        off = latency - known.reference
-        self._scatter += 0.02 * ((off - math.log(self._slow)) ** 2 - self._scatter)
-        self._sum += off
-        self._count += 1
-        self._used += in_flight
-        self._out += out
-        if self._count >= self._enough():
-            self._judge(now_s)
-
-    def _enough(self) -> int:
         if self._starting:
-            return max(_START_SAMPLE, self.limit // 4)
-        fewest, most = _SAMPLE
-        return int(min(max(fewest, self._scatter / _ERROR**2), most))
+            if used:
+                self.limit = min(self.limit + _GROWTH, self._most)
+            known = out > 0
+        else:
+            if used and self._top is not None and self._before is None:
+                self._climb(self._top)
+            # Quick answers come first. Once the change has settled, all that come now stand for
+            # the number of now, whenever they were sent: else the slow ones would be missed.
+            known = used and now_s - self._changed_s >= _SETTLE * self._mean_s
+            out = self.limit
+        if not known:
+            return
+        self._seen.add(stage, out, latency_s)
+        self._round += 1
+        if self._starting:
+            if self._round >= max(_FEWEST[0], self.limit // 4):
+                self._judge_start(now_s)
+        elif self._round >= max(_FEWEST[1], self.limit):
+            self._judge(now_s)
 
     def refused(self, now_s: float) -> None:
         """A 429: fewer, at most once a round."""
         self._brake(now_s, 1)
 
     def failed(self, now_s: float) -> None:
-        """A 5xx or a broken connection: fewer when there are many, and never very few, as some
-        servers fail whatever the load."""
+        """A 5xx or a broken connection: the end of the start; later fewer when there are many, and
+        never very few, as some servers fail whatever the load."""
+        floor = min(_FAILED_FLOOR, self.limit)
+        if self._starting:
+            self._starting = False
+            self._upward = False
+            self._rest, self._pause = 0, _REST[0]
+            self._braked_s = now_s
+            self._change(max(int(self.limit * _BRAKE), floor), now_s)
+            return
         self._failures += 1
         self._ended += 1
         if self._failures >= max(_FAILED_FEWEST, _FAILED * self._ended):
             self._forget_failures()
-            self._brake(now_s, min(_FAILED_FLOOR, self.limit))
+            self._brake(now_s, floor)
 
     def _forget_failures(self) -> None:
         self._failures = self._ended = 0
@@ -155,11 +266,18 @@ class Adaptive:
         if now_s - self._braked_s < self._mean_s:
             return
         self._braked_s = now_s
+        self._upward = False
+        before, self._before = self._before, None
+        if before is not None and before < self.limit:
+            # It was the try; whether fewer would do as well is worth a look.
+            self._pause = min(2 * self._pause, _REST[2])
+            self._rest = 0
+            self._change(before, now_s)
+            return
         if self._served_since:
             self._top = self.limit
         self._served_since = False
         self._starting = False
-        self._before = None
         self._change(max(int(self.limit * _BRAKE), floor), now_s)
 
     def _climb(self, top: int) -> None:
@@ -172,86 +290,86 @@ class Adaptive:
             return
         self._steps = 0
         self.limit = min(self.limit + 1, self._most)
-        if self.limit > _CALM * top:
+        if self.limit > _PAST_TOP * top:
             self._top = None
 
     # ---- the search
 
+    def _judge_start(self, now_s: float) -> None:
+        self._round = 0
+        if self._hold(now_s):
+            self._starting = False
+        elif self.limit >= self._most:
+            self._starting = False
+            # Many were sent within one latency, and the quick ones of them came.
+            self._seen.forget()
+            self._changed_s = now_s
+
     def _judge(self, now_s: float) -> None:
-        slow = math.exp(self._sum / self._count)
-        out = self._out / self._count
-        used = self._used >= 0.75 * self.limit * self._count
-        self._clear()
-        self._slow = slow
-        if self._starting:
-            if slow > _QUEUED:
-                # It may be chance, or long answers: begin anew unless fewer calls are quicker.
-                self._starting = False
-                fewer = max(int(out * max(_CALM / slow, 0.5)), 1)
-                if fewer < out:
-                    self._begin_again = True
-                    self._try(fewer, slow, now_s, out)
-            elif self.limit >= self._most:
-                self._starting = False
-            return
+        self._round = 0
         if self._before is not None:
-            self._judge_try(*self._before, slow, now_s)
+            self._judge_try(self._before, now_s)
             return
-        if slow < _CALM:
-            self._shift(slow**_FOLLOW)
         self._rest -= 1
-        again, self._doubted = self._doubted, slow > _QUEUED
-        if slow > _QUEUED and self.limit > 1 and used:
-            # Only the second mean in a row starts a try: a chance high would be followed by a
-            # lower one whatever we do.
-            if again:
-                self._doubted = False
-                self._try(max(int(self.limit * max(_CALM / slow, 0.5)), 1), slow, now_s)
-        elif (
-            used
-            and self.limit < self._most
-            and self._top is None
-            and (slow <= _CALM or self._rest <= 0)
-        ):
-            self._try(min(math.ceil(self.limit * _STEP), self._most), slow, now_s)
+        if self._held and not self._hold(now_s):
+            self._held = False
+            self._rest = 0
+        fewer = max(int(self.limit / _STEP), 1)
+        if self._seen.slower(self.limit) > _SLOWER:
+            self._try(fewer, now_s)
+        elif self._rest <= 0:
+            if not self._upward:
+                self._upward = True
+                self._try(fewer, now_s)
+            elif self._top is None:
+                self._try(min(math.ceil(self.limit * _STEP), self._most), now_s)
 
-    def _judge_try(
-        self, limit: int, slow_before: float, out: float, slow: float, now_s: float
-    ) -> None:
-        """Keep what was tried if it is better, else go back."""
-        self._before = None
-        again, self._begin_again = self._begin_again, False
-        change = math.log(slow / slow_before) / math.log(self.limit / out)
-        if (change >= _OURS) == (self.limit < limit):
-            if change < _OURS:
-                self._settle_at(slow)
+    def _hold(self, now_s: float) -> bool:
+        """Stay at the knee, or go lower where it was not seen from below; False if there is none.
+
+        After a brake, only to ask for less.
+        """
+        found = self._seen.knee()
+        if found is None:
+            return False
+        self._held = True
+        knee, below = found
+        limit = max(1, min(round(knee * _HOLD if below else knee / _STEP), self._most))
+        if self._top is None or limit < self.limit:
+            self._top = None
+            self._change(limit, now_s)
+        return True
+
+    def _try(self, limit: int, now_s: float) -> None:
+        if limit == self.limit:
             return
-        if self.limit < limit:
+        self._before = self.limit
+        # What was seen with fewer still tells where the knee is, but ever less. Before fewer are
+        # tried the server may have changed.
+        self._seen.keep(self.limit, 0.5 if limit > self.limit else 0.0)
+        self._change(limit, now_s)
+
+    def _judge_try(self, before: int, now_s: float) -> None:
+        """Is latency in proportion to the calls under way, from the lower number to the higher?"""
+        rises = self._seen.rises(min(before, self.limit))
+        if abs(rises) < _SURE and self._seen.count(self.limit) < _COUNTED:
+            return
+        self._before = None
+        self._held = False
+        if rises > 0:
+            self._pause = self._rest = min(2 * self._pause, _REST[2])
+            if not self._hold(now_s):
+                self._change(min(before, self.limit), now_s)
+        elif self.limit > before:
+            self._rest, self._pause = 0, _REST[1]
+        else:
             # Fewer calls were no quicker: that is how long this server takes.
-            self._settle_at(slow)
-        self._rest = _REST
-        self._slow = 1.0 if self.limit < limit else slow_before
-        self._starting = self.limit < limit and again
-        self._change(limit, now_s)
-
-    def _settle_at(self, slow: float) -> None:
-        """The latency of now is the reference."""
-        self._shift(slow)
-        self._slow = 1.0
-
-    def _shift(self, factor: float) -> None:
-        for stage in self._stages.values():
-            stage.reference += math.log(factor)
-
-    def _try(self, limit: int, slow: float, now_s: float, out: float | None = None) -> None:
-        self._before = (self.limit, slow, out or self.limit)
-        self._change(limit, now_s)
+            self._seen.forget()
+            self._rest = self._pause
+            self._change(before, now_s)
 
     def _change(self, limit: int, now_s: float) -> None:
+        if not 0.8 < limit / self.limit < 1.25:
+            self._changed_s = now_s
+            self._round = 0
         self.limit = limit
-        self._changed_s = now_s
-        self._clear()
-
-    def _clear(self) -> None:
-        self._sum = 0.0
-        self._count = self._out = self._used = 0

@@ -221,7 +221,8 @@ class Limited:
     def _let_go(self, quota: Quota, place: Place, now_s: float) -> None:
         quota.pay(place, now_s)
         self.in_flight += 1
-        place.out = self.in_flight
+        # Where far fewer are out, it is not the limit that decides how many.
+        place.out = self.in_flight if self.in_flight >= 0.5 * self.max_in_flight else 0
         self._sent_s = now_s
         self.sent_s[place.request.key] = now_s
 

@@ -29,7 +29,7 @@ class Place:
         """Those of its answer."""
         self.sent_s = 0.0
         self.out = 0
-        """Calls that were out when it was sent, with it."""
+        """Calls that were out when it was sent, with it; 0: far fewer than might have been."""
         self.marks = (0.0, 0.0)
         """What the meters had counted when it was sent."""
         self.early_marks = (0.0, 0.0)
