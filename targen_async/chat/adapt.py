@@ -26,7 +26,7 @@ _SURE = 10.0
 """Twice the logarithm of the likelihood ratio from which one model is believed."""
 _LEVELS = 4
 """Numbers of calls that are told apart, from one to its double."""
-_COUNTED = 200
+_COUNTED = 300
 """Answers a mean is taken of; and a try that decides nothing is decided after so many."""
 _FEWEST = (8, 16)
 """Answers of a round at least: at the start, later."""
@@ -36,7 +36,7 @@ _SETTLE = 2.0
 """Latencies for which a change is let work before its effect is measured."""
 _SLOWER = 2.0
 """Latency against the first one at the same number, from which fewer are tried."""
-_REST = (4, 16, 256)
+_REST = (4, 16, 64)
 """Rounds between two tries: after a start that failed, usually, at most. It doubles with each try
 that finds nothing."""
 _FOLLOW = 0.1
@@ -103,12 +103,12 @@ class _Latencies:
         self._stages.clear()
 
     def keep(self, calls: int, part: float) -> None:
-        """Of what was seen with another number of calls, only this part counts from now on."""
+        """Forget what was seen with more under way; with fewer it counts by this part only."""
         here = _level(calls)
         for stage, cells in self._stages.items():
             for level, cell in cells.items():
                 if level != here:
-                    cell.count *= part
+                    cell.count *= part if level < here else 0.0
                     cell.squares *= part
             self._stages[stage] = {level: cell for level, cell in cells.items() if cell.count}
 
@@ -314,13 +314,15 @@ class Adaptive:
         if self._held and not self._hold(now_s):
             self._held = False
             self._rest = 0
-        fewer = max(int(self.limit / _STEP), 1)
         if self._seen.slower(self.limit) > _SLOWER:
-            self._try(fewer, now_s)
+            # The server is another one now. A round of its answers, then fewer are tried.
+            self._seen.forget()
+            self._held = self._upward = False
+            self._rest = 1
         elif self._rest <= 0:
             if not self._upward:
                 self._upward = True
-                self._try(fewer, now_s)
+                self._try(max(int(self.limit / _STEP), 1), now_s)
             elif self._top is None:
                 self._try(min(math.ceil(self.limit * _STEP), self._most), now_s)
 
@@ -344,8 +346,7 @@ class Adaptive:
         if limit == self.limit:
             return
         self._before = self.limit
-        # What was seen with fewer still tells where the knee is, but ever less. Before fewer are
-        # tried the server may have changed.
+        # What was seen with fewer still tells where the knee is, but ever less.
         self._seen.keep(self.limit, 0.5 if limit > self.limit else 0.0)
         self._change(limit, now_s)
 

@@ -61,6 +61,33 @@ class Workers:
         return sum(since <= when < until for when in self.served) / (until - since)
 
 
+class Crowded(Workers):
+    """A server that gets slower in proportion past `parallel` calls, and answers 503 past twice as
+    many. No call waits for another one's end."""
+
+    def __init__(self, parallel: int, *, sigma: float = 0.0) -> None:
+        super().__init__(parallel, latency_s=0.5, sigma=sigma)
+        self.parallel = parallel
+        self.took_s: list[float] = []
+        self.refused = 0
+
+    async def complete(self, request: ChatRequest) -> ChatResult:
+        if self.out >= 2 * self.parallel:
+            self.refused += 1
+            await asyncio.sleep(0.002)
+            raise Unavailable("too many", status=503)
+        self.out += 1
+        took_s = self.latency_s * max(1.0, self.out / self.parallel)
+        took_s *= self.luck.lognormvariate(0, self.sigma)
+        try:
+            await asyncio.sleep(took_s)
+        finally:
+            self.out -= 1
+        self.served.append(now())
+        self.took_s.append(took_s)
+        return ChatResult(key="", text="", finish_reason="stop", model="m", usage=None)
+
+
 async def press(client: Limited, server: Workers, seconds: int, workers: int = 300) -> list[int]:
     """Ask without a pause; the limit after each second. What fails is asked again at once."""
     numbers: Iterator[int] = iter(range(10**9))
@@ -114,6 +141,76 @@ def test_the_knee_is_found_in_twenty_seconds(parallel: int, sigma: float) -> Non
         assert sum(limits[20:]) / 60 <= 2.5 * parallel
         alone_s = server.latency_s * 2.718 ** (sigma**2 / 2)
         assert server.per_s(start + 20, start + 80) >= 0.88 * parallel / alone_s
+
+    virtual_time.run(main())
+
+
+@pytest.mark.parametrize("parallel", [8, 64, 512])
+def test_it_settles_at_the_knee_and_not_at_the_refusals(parallel: int) -> None:
+    async def main() -> None:
+        server = Crowded(parallel, sigma=0.1)
+        start = now()
+        client = adaptive(server, 4 * parallel)
+        early = await press(client, server, 20, workers=4 * parallel)
+        before = len(server.took_s)
+        limits = await press(client, server, 20, workers=4 * parallel)
+        assert 0.95 * parallel <= sorted(limits)[10] <= 1.25 * parallel
+        assert max(early[8:] + limits) <= 1.75 * parallel
+        late_s = sorted(server.took_s[before:])
+        alone_s = server.latency_s * 2.718 ** (2.33 * server.sigma)
+        assert late_s[int(0.99 * len(late_s))] <= 1.75 * alone_s
+        assert server.per_s(start + 21, start + 40) >= 0.95 * parallel / server.latency_s
+        assert server.refused <= (0.02 if parallel == 8 else 0.01) * len(server.served)
+
+    virtual_time.run(main())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_answers_that_vary_hide_the_knee_for_a_while_only(seed: int) -> None:
+    async def main() -> None:
+        server = Crowded(64, sigma=1.0)
+        server.luck = random.Random(seed)
+        limits = await press(adaptive(server), server, 120)
+        assert 0.7 * 64 <= sum(limits[60:]) / 60 <= 1.5 * 64
+        assert server.refused <= 0.02 * len(server.served)
+
+    virtual_time.run(main())
+
+
+def test_a_server_that_loses_and_gets_back_capacity_is_followed() -> None:
+    async def main() -> None:
+        server = Crowded(64)
+        client = adaptive(server)
+        await press(client, server, 20)
+        server.parallel = 24
+        assert sorted(await press(client, server, 40))[20] <= 1.5 * 24
+        server.parallel = 64
+        limits = await press(client, server, 60)
+        assert min(limits[-5:]) >= 0.95 * 64
+
+    virtual_time.run(main())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_is_lost_where_nothing_slows_down(seed: int) -> None:
+    """With a tail as long as that of a language model's answers."""
+
+    async def main() -> None:
+        server = Workers(10**6, sigma=1.0)
+        server.luck = random.Random(seed)
+        limits = await press(adaptive(server), server, 40)
+        assert limits[3] == 256
+        assert sum(limits) / 40 >= 0.97 * 256
+
+    virtual_time.run(main())
+
+
+def test_a_start_that_failed_by_chance_goes_on() -> None:
+    async def main() -> None:
+        server = Workers(10**6)
+        faults = iter([Unavailable("by chance", status=503)])
+        server.fault = lambda: next(faults, None)
+        assert (await press(adaptive(server), server, 45))[-1] == 256
 
     virtual_time.run(main())
 
