@@ -16,9 +16,7 @@ brake: less by a part at once, more again step by step (AIMD; Chiu and Jain, 198
 
 import math
 
-_START = 8
-_GROWTH = 2
-"""More for each answer of the start: so many times more a round."""
+_START = 16
 _HOLD = 1.1
 """Calls under way against the knee: a few in line keep the server busy."""
 _STEP = 1.4
@@ -217,7 +215,7 @@ class Adaptive:
         used = in_flight >= 0.75 * self.limit
         if self._starting:
             if used:
-                self.limit = min(self.limit + _GROWTH, self._most)
+                self.limit = min(self.limit + 1, self._most)
             known = out > 0
         else:
             if used and self._top is not None and self._before is None:

@@ -191,6 +191,17 @@ def test_a_server_that_loses_and_gets_back_capacity_is_followed() -> None:
     virtual_time.run(main())
 
 
+def test_less_is_tried_where_a_server_that_had_room_gets_slower() -> None:
+    async def main() -> None:
+        server = Workers(10**6)
+        client = adaptive(server, 128)
+        assert (await press(client, server, 20))[-1] == 128
+        server.slots = asyncio.Semaphore(32)
+        assert max((await press(client, server, 60))[-10:]) <= 2 * 32
+
+    virtual_time.run(main())
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_nothing_is_lost_where_nothing_slows_down(seed: int) -> None:
     """With a tail as long as that of a language model's answers."""
