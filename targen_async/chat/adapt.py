@@ -16,7 +16,7 @@ brake: less by a part at once, more again step by step (AIMD; Chiu and Jain, 198
 
 import math
 
-_START = 16
+_START = 8
 _HOLD = 1.1
 """Calls under way against the knee: a few in line keep the server busy."""
 _STEP = 1.4
@@ -45,7 +45,8 @@ _STRIDE = 4
 """Near the place of the last refusal: one more for this many rounds of answers."""
 _FAILED = 0.2
 """Part of calls that fail before it is put down to load."""
-_FAILED_FEWEST = 10
+_FAILED_FEWEST = (3, 10)
+"""At the start, later."""
 _FAILED_OF = 100
 _FAILED_FLOOR = 4
 
@@ -239,19 +240,22 @@ class Adaptive:
         self._brake(now_s, 1)
 
     def failed(self, now_s: float) -> None:
-        """A 5xx or a broken connection: the end of the start; later fewer when there are many, and
-        never very few, as some servers fail whatever the load."""
+        """A 5xx or a broken connection: some are the end of the start; later fewer when there are
+        many, and never very few, as some servers fail whatever the load."""
         floor = min(_FAILED_FLOOR, self.limit)
+        self._failures += 1
+        self._ended += 1
         if self._starting:
+            if self._failures < _FAILED_FEWEST[0]:
+                return
+            self._forget_failures()
             self._starting = False
             self._upward = False
             self._rest, self._pause = 0, _REST[0]
             self._braked_s = now_s
             self._change(max(int(self.limit * _BRAKE), floor), now_s)
             return
-        self._failures += 1
-        self._ended += 1
-        if self._failures >= max(_FAILED_FEWEST, _FAILED * self._ended):
+        if self._failures >= max(_FAILED_FEWEST[1], _FAILED * self._ended):
             self._forget_failures()
             self._brake(now_s, floor)
 

@@ -165,16 +165,18 @@ def test_it_settles_at_the_knee_and_not_at_the_refusals(parallel: int) -> None:
     virtual_time.run(main())
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_answers_that_vary_hide_the_knee_for_a_while_only(seed: int) -> None:
-    async def main() -> None:
+def test_answers_that_vary_hide_the_knee_for_a_while_only() -> None:
+    """Not in every run: a try may be decided wrongly, and the next one is a minute away."""
+
+    async def settled(seed: int) -> float:
         server = Crowded(64, sigma=1.0)
         server.luck = random.Random(seed)
         limits = await press(adaptive(server), server, 120)
-        assert 0.7 * 64 <= sum(limits[60:]) / 60 <= 1.5 * 64
         assert server.refused <= 0.02 * len(server.served)
+        return sum(limits[60:]) / 60
 
-    virtual_time.run(main())
+    each = [virtual_time.run(settled(seed)) for seed in range(4)]
+    assert 0.8 * 64 <= sum(each) / 4 <= 1.5 * 64
 
 
 def test_a_server_that_loses_and_gets_back_capacity_is_followed() -> None:
@@ -219,7 +221,7 @@ def test_nothing_is_lost_where_nothing_slows_down(seed: int) -> None:
 def test_a_start_that_failed_by_chance_goes_on() -> None:
     async def main() -> None:
         server = Workers(10**6)
-        faults = iter([Unavailable("by chance", status=503)])
+        faults = iter([Unavailable("by chance", status=503)] * 3)
         server.fault = lambda: next(faults, None)
         assert (await press(adaptive(server), server, 45))[-1] == 256
 
