@@ -4,7 +4,8 @@ a minute.
 The server counts on arrival, in token buckets whose burst nobody is told of; the client asks
 without a pause. The share is what was served of what the limit did allow: its burst once and its
 rate all the time. Where the limit is halved or doubled half way through, the 20 s after that are
-left out, and the halves are told apart. `limits.py` has more regimes, two processes among them.
+left out, and the halves are told apart; the first 20 s of such a run as well, as a rate that will
+be doubled is declared too high at first. `limits.py` has more regimes, two processes among them.
 
     python bench/fidelity.py [--only WORD] [--at-once 4] [--seconds 120] [--json FILE]
 """
@@ -45,14 +46,19 @@ class Run:
         return words + (f", rate x {self.change:g}" if self.change != 1 else "")
 
     @property
-    def first(self) -> float:
-        """The share of the declared rate that is served at first: a rate comes up to it."""
-        return min(1.0, 1 / self.change)
+    def declared(self) -> float:
+        """A rate that is declared is never exceeded, so it is the one that it rises to."""
+        return RATES[self.binds] * max(1.0, self.change)
 
 
 def all_runs() -> list[Run]:
     plain = [Run(b, burst, h) for b in BURSTS for burst in BURSTS[b] for h in (True, False)]
-    changes = [Run("requests", 50, h, change) for change in (0.5, 2.0) for h in (True, False)]
+    changes = [
+        Run(b, BURSTS[b][0], h, change)
+        for b in BURSTS
+        for change in (0.5, 2.0)
+        for h in (True, False)
+    ]
     return plain + changes
 
 
@@ -64,7 +70,7 @@ async def client(url: str, run: Run, seconds: float) -> Noted:
     def text(number: int) -> str:
         return f"{number} " + "word " * (words[number % 1009] if run.binds == "tokens" else 20)
 
-    rates = {f"{run.binds}_per_minute": RATES[run.binds]}
+    rates = {f"{run.binds}_per_minute": run.declared}
     return await ask(url, seconds, text, IN_FLIGHT, adaptive=True, **rates)
 
 
@@ -74,17 +80,17 @@ def measure(run: Run, seconds: float) -> dict[str, object]:
     limit, burst = ("--rpm", "--burst-requests")
     if run.binds == "tokens":
         limit, burst = ("--tpm", "--burst-tokens")
-    flags = ["--latency-ms", LATENCY_MS, limit, RATES[run.binds] * run.first, burst, run.burst]
+    flags = ["--latency-ms", LATENCY_MS, limit, RATES[run.binds], burst, run.burst]
     flags += ["--rate-headers"] if run.headers else []
     flags += ["--change-at-s", seconds / 2, "--change-by", run.change] if run.change != 1 else []
     with endpoint(*flags) as url:
         command = [sys.executable, __file__, "--client", url, json.dumps(asdict(run))]
         command += ["--seconds", str(seconds)]
         told = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-    spans = [(0.0, seconds, run.first)]
+    spans = [(0.0, seconds, 1.0)]
     if run.change != 1:
         after = seconds / 2 + LEFT_OUT_S
-        spans = [(0.0, seconds / 2, run.first), (after, seconds, run.first * run.change)]
+        spans = [(LEFT_OUT_S, seconds / 2, 1.0), (after, seconds, run.change)]
     shares, refusals = [], []
     for since, until, scale in spans:
         allowed = RATES[run.binds] / 60 * scale * (until - since) + (0 if since else run.burst)

@@ -38,7 +38,7 @@ _APART = 0.5  # Calls of several processes come unevenly: each leaves as much at
 _CALM = (10.0, 25.0, 100.0)
 """Calls after a refusal before more is tried: when the rate is a guess, is measured by a few, or by
 many; three times as many when trying fails, up to `_CALMEST`: less than one in 200 is refused."""
-_CALMEST = (205.0, 245.0)
+_CALMEST = (205.0, 225.0)
 """For one process; for several, as a try of one may be refused to another as well."""
 _TRY = 1.15
 """Trying begins with this factor of the rate: little is refused until the refusal is known."""
