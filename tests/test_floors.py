@@ -35,7 +35,7 @@ FLOORS: dict[str, int] = {
 """Module to floor, as in docs/architecture.md. A module imports from lower floors and, where
 nothing goes round, from its own."""
 
-WINGS = ("export", "simulator")
+WINGS = ("analysis", "export", "simulator")
 """Side wings: all their modules import floors 0 and 1 and their own wing."""
 WING_MAY_IMPORT = 1
 MAY_IMPORT_WINGS = 5
@@ -51,13 +51,17 @@ PLACES: dict[str, tuple[str, ...]] = {
     "msgspec": ("",),
     "openai": ("chat/sdk.py",),
     "orjson": ("",),
-    "rensa": ("distinct.py",),
+    "rensa": ("distinct.py", "analysis/duplicates.py"),
     "rich": ("live.py", "outlets.py", "terminal.py", "watch.py"),
     "tomli_w": ("config.py",),
     "uvloop": ("simulator/",),
     "yarl": ("chat/http.py", "chat/post.py"),
-    **dict.fromkeys(("datasets", "huggingface_hub"), ("export/",)),
-    "pyarrow": ("export/", "sources.py"),
+    "datasets": ("export/", "analysis/reading.py"),
+    "huggingface_hub": ("export/",),
+    "pyarrow": ("export/", "sources.py", "analysis/reading.py"),
+    "pycountry": ("analysis/entities.py",),
+    "sentence_transformers": ("analysis/embedding.py",),
+    **dict.fromkeys(("numpy", "scipy", "sklearn", "threadpoolctl"), ("analysis/",)),
     **dict.fromkeys(("torch", "transformers", "deepspeed"), ()),
 }
 """Third-party package to the files or folders that may import it; "" is everywhere."""

@@ -1,0 +1,142 @@
+"""Near duplicates: MinHash bands find them, the exact Jaccard similarity decides."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+from rensa import RMinHash
+
+from targen_async.analysis.rows import Rows
+from targen_async.analysis.tokens import WORD
+
+NGRAM = 5
+THRESHOLD = 0.8
+_BANDS, _WIDTH = 16, 4
+"""At a Jaccard of 0.8, a pair is missed with a chance of (1 - 0.8**4)**16, under 1 in 4,000."""
+_AT_ONCE = 2_000
+_COMPARED = 8
+"""With so many earlier rows of its bucket a row is compared at most."""
+_LISTED = 100
+
+
+class Pair(NamedTuple):
+    """Two rows that are near duplicates, the earlier first."""
+
+    first: int
+    second: int
+
+
+class Duplicates(Struct, frozen=True, kw_only=True):
+    """Clusters of rows of which each is nearly another one (Broder 1997)."""
+
+    method: str = f"MinHash, character {NGRAM}-grams, Jaccard of {THRESHOLD} or more"
+    rows: int
+    """Rows that stand in a cluster."""
+    surplus: int
+    """Rows to take out so that each cluster has one left."""
+    share: float
+    """`surplus` of all rows."""
+    clusters: int
+    listed: tuple[tuple[str, ...], ...]
+    """Keys of the 100 largest clusters, the largest first."""
+
+
+def measure_duplicates(rows: Rows) -> tuple[Duplicates, NDArray[np.int64]]:
+    """The clusters, and for each row the place of its cluster's first row, or -1."""
+    found = clusters(rows.texts)
+    sizes = np.bincount(found, minlength=len(rows))[found]
+    in_cluster = sizes > 1
+    firsts = [place for place in np.flatnonzero(in_cluster).tolist() if found[place] == place]
+    firsts.sort(key=lambda place: (-sizes[place], place))
+    surplus = int(in_cluster.sum()) - len(firsts)
+    listed = tuple(
+        tuple(rows.rows[place].key for place in np.flatnonzero(found == first).tolist())
+        for first in firsts[:_LISTED]
+    )
+    record = Duplicates(
+        rows=int(in_cluster.sum()),
+        surplus=surplus,
+        share=surplus / len(rows),
+        clusters=len(firsts),
+        listed=listed,
+    )
+    return record, np.where(in_cluster, found, -1)
+
+
+def clusters(texts: Sequence[str]) -> NDArray[np.int64]:
+    """For each text the place of the first text of its cluster, which may be its own."""
+    parent = np.arange(len(texts))
+
+    def root(place: int) -> int:
+        while parent[place] != place:
+            parent[place] = parent[parent[place]]
+            place = parent[place]
+        return place
+
+    normal = [normalised(text) for text in texts]
+    for bucket in _buckets(_band_hashes(normal)):
+        for at, place in enumerate(bucket):
+            for other in bucket[max(0, at - _COMPARED) : at]:
+                a, b = root(other), root(place)
+                if a != b and near(normal[other], normal[place]):
+                    parent[max(a, b)] = min(a, b)
+    return np.array([root(place) for place in range(len(texts))], dtype=np.int64)
+
+
+def near_pairs(texts: Sequence[str], others: Sequence[str]) -> list[Pair]:
+    """(place in `texts`, place in `others`) of near duplicates, one pair a text at most."""
+    normal = [normalised(text) for text in (*others, *texts)]
+    found: dict[int, int] = {}
+    for bucket in _buckets(_band_hashes(normal)):
+        left = [place for place in bucket if place < len(others)][:_COMPARED]
+        for place in bucket[len([p for p in bucket if p < len(others)]) :] if left else ():
+            for other in left:
+                if place not in found and near(normal[other], normal[place]):
+                    found[place] = other
+    return [Pair(place - len(others), found[place]) for place in sorted(found)]
+
+
+def near(a: str, b: str) -> bool:
+    if a == b:
+        return True
+    x, y = shingles(a), shingles(b)
+    return len(x & y) >= THRESHOLD * len(x | y)
+
+
+def normalised(text: str) -> str:
+    """The words in lower case, one blank apart."""
+    return " ".join(WORD.findall(text.lower()))
+
+
+def shingles(text: str) -> set[str]:
+    """Character 5-grams of a normalised text; the text itself where it is shorter."""
+    return {text[i : i + NGRAM] for i in range(max(1, len(text) - NGRAM + 1))}
+
+
+def _band_hashes(texts: Sequence[str]) -> NDArray[np.uint64]:
+    """Shape (bands, texts)."""
+    found = np.empty((_BANDS, len(texts)), dtype=np.uint64)
+    for start in range(0, len(texts), _AT_ONCE):
+        sets = [shingles(text) for text in texts[start : start + _AT_ONCE]]
+        digests = np.array(
+            RMinHash.digests_from_token_sets(sets, _BANDS * _WIDTH, 1), dtype=np.uint64
+        ).reshape(len(sets), _BANDS, _WIDTH)
+        bands = np.zeros((len(sets), _BANDS), dtype=np.uint64)
+        for column in range(_WIDTH):
+            bands = (bands ^ digests[:, :, column]) * np.uint64(0x9E3779B97F4A7C15)
+            bands ^= bands >> np.uint64(29)
+        found[:, start : start + len(sets)] = bands.T
+    return found
+
+
+def _buckets(hashes: NDArray[np.uint64]) -> Iterator[list[int]]:
+    """Places of texts that share a band, in order, band by band."""
+    for band in hashes:
+        order = np.argsort(band, kind="stable")
+        starts = np.flatnonzero(np.r_[True, band[order][1:] != band[order][:-1]])
+        ends = np.r_[starts[1:], len(order)]
+        for start, end in zip(starts, ends, strict=True):
+            if end - start > 1:
+                yield order[start:end].tolist()

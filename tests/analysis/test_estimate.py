@@ -1,0 +1,36 @@
+"""Intervals cover what they should, and two equal sets do not differ."""
+
+import numpy as np
+import pytest
+
+from targen_async.analysis.estimate import bootstrap_mean, difference, half_sampling
+
+
+def test_the_bootstrap_is_as_wide_as_theory_says() -> None:
+    values = np.random.default_rng(1).normal(3.0, 2.0, 2000)
+    found = bootstrap_mean(values, 0)
+    assert found.value == pytest.approx(values.mean())
+    assert found.low is not None and found.high is not None
+    assert found.high - found.low == pytest.approx(2 * 1.96 * 2.0 / 2000**0.5, rel=0.12)
+
+
+def test_half_samples_are_as_wide_as_theory_says() -> None:
+    """Of a mean, for which the standard error is known: half samples without replacement."""
+    values = np.random.default_rng(2).normal(0.0, 1.0, 1000)
+    found = half_sampling(lambda places: float(values[places].mean()), 1000, 0)
+    assert found.low is not None and found.high is not None
+    assert found.high - found.low == pytest.approx(2 * 1.96 / 1000**0.5, rel=0.35)
+
+
+def test_one_row_has_no_interval() -> None:
+    assert bootstrap_mean(np.array([4.0]), 0).low is None
+    assert half_sampling(lambda places: 1.0, 1, 0).high is None
+    assert difference(bootstrap_mean(np.array([4.0]), 0), bootstrap_mean(np.ones(5), 0)).low is None
+
+
+def test_a_difference_covers_nothing_where_nothing_differs() -> None:
+    a = bootstrap_mean(np.random.default_rng(3).normal(size=400), 0)
+    b = bootstrap_mean(np.random.default_rng(4).normal(0.8, size=400), 0)
+    same, apart = difference(a, a), difference(b, a)
+    assert same.value == 0 and same.low is not None and same.low < 0 < (same.high or 0)
+    assert apart.low is not None and apart.low > 0

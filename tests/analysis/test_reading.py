@@ -1,0 +1,179 @@
+"""Data sets of every kind come in as rows; what is wrong is told with its file and line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from targen_async.analysis.reading import Columns, read_rows
+from targen_async.errors import UserError
+from tests.analysis.sets import write_lines
+from tests.export.runs import ROWS, make_task_run
+
+SPAN = {"span1_index": 0, "span1_text": "Mark", "span2_index": 5, "span2_text": "He"}
+OFFICIAL: dict[str, tuple[dict[str, Any], list[tuple[dict[str, str], str]]]] = {
+    "copa": (
+        {
+            "premise": "P.",
+            "choice1": "A.",
+            "choice2": "B.",
+            "question": "cause",
+            "label": 1,
+            "idx": 0,
+        },
+        [({"premise": "P.", "choice1": "A.", "choice2": "B.", "question": "cause"}, "choice2")],
+    ),
+    "boolq": (
+        {"question": "is it", "passage": "It is.", "idx": 0, "label": True},
+        [({"passage": "It is.", "question": "is it"}, "true")],
+    ),
+    "rte": (
+        {"premise": "P.", "hypothesis": "H.", "label": "entailment", "idx": 3},
+        [({"premise": "P.", "hypothesis": "H."}, "entailment")],
+    ),
+    "wic": (
+        {"word": "run", "sentence1": "I run.", "sentence2": "A run.", "idx": 0, "label": False}
+        | {"start1": 2, "end1": 5, "start2": 2, "end2": 5, "version": 1.1},
+        [({"word": "run", "sentence1": "I run.", "sentence2": "A run."}, "false")],
+    ),
+    "wsc": (
+        {"text": "Mark sat. He rose.", "target": SPAN, "idx": 0, "label": True},
+        [({"text": "Mark sat. He rose.", "span1": "Mark", "span2": "He"}, "true")],
+    ),
+    "axb": (
+        {"sentence1": "A.", "sentence2": "B.", "idx": 1, "label": "not_entailment", "logic": "x"},
+        [({"sentence1": "A.", "sentence2": "B."}, "not_entailment")],
+    ),
+    "multirc": (
+        {
+            "idx": 0,
+            "version": 1.1,
+            "passage": {
+                "text": "P.",
+                "questions": [
+                    {
+                        "question": "Q?",
+                        "answers": [{"text": "a", "label": 1}, {"text": "b", "label": 0}],
+                    }
+                ],
+            },
+        },
+        [
+            ({"paragraph": "P.", "question": "Q?", "answer": "a"}, "true"),
+            ({"paragraph": "P.", "question": "Q?", "answer": "b"}, "false"),
+        ],
+    ),
+    "record": (
+        {
+            "source": "s",
+            "idx": 0,
+            "passage": {
+                "text": "Ada met Tom.",
+                "entities": [{"start": 0, "end": 2}, {"start": 8, "end": 10}],
+            },
+            "qas": [
+                {"query": "@placeholder met", "answers": [{"start": 0, "end": 2, "text": "Ada"}]}
+            ],
+        },
+        [({"passage": "Ada met Tom.", "query": "@placeholder met", "entities": "Ada\nTom"}, "Ada")],
+    ),
+}
+
+
+@pytest.mark.parametrize("task", OFFICIAL)
+def test_an_official_file_is_told_by_its_keys(tmp_path: Path, task: str) -> None:
+    entry, wanted = OFFICIAL[task]
+    rows = read_rows(write_lines(tmp_path / "train.jsonl", [entry]))
+    assert [(dict(row.fields), row.label) for row in rows.rows] == wanted
+    assert rows.open_labels == (task == "record")
+
+
+def test_a_row_without_a_label_is_read(tmp_path: Path) -> None:
+    entry = {name: value for name, value in OFFICIAL["rte"][0].items() if name != "label"}
+    assert read_rows(write_lines(tmp_path / "test.jsonl", [entry])).rows[0].label is None
+
+
+def test_a_run_is_read_with_what_its_rows_tell(tmp_path: Path) -> None:
+    run = make_task_run(tmp_path / "run", "rte")
+    rows = read_rows(run)
+    assert rows.task == "rte"
+    assert [(row.key, dict(row.fields), row.label) for row in rows.rows] == list(ROWS["rte"])
+    shard = read_rows(run / "instances-00000.jsonl")
+    assert shard.rows == rows.rows
+    assert shard.task == "rte"
+
+
+def test_columns_of_a_user_s_own_file(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "d.jsonl", [{"q": "Who?", "a": "I.", "ok": True, "n": 7}])
+    (row,) = read_rows(path, Columns(texts=("q", "a"), label="ok", key="n")).rows
+    assert (row.key, dict(row.fields), row.label) == ("7", {"q": "Who?", "a": "I."}, "true")
+
+
+def test_parquet_and_a_saved_data_set(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"t": datasets.Value("string"), "y": datasets.ClassLabel(names=["no", "yes"])}
+    )
+    table = datasets.Dataset.from_dict({"t": ["a b", "c d"], "y": [1, -1]}, features=features)
+    table.save_to_disk(str(tmp_path / "saved"))
+    table.to_parquet(str(tmp_path / "d.parquet"))
+    columns = Columns(texts=("t",), label="y")
+    assert [row.label for row in read_rows(tmp_path / "saved", columns).rows] == ["yes", None]
+    assert [row.label for row in read_rows(tmp_path / "d.parquet", columns).rows] == ["1", "-1"]
+
+
+GOOD = json.dumps(OFFICIAL["rte"][0]).encode() + b"\n"
+BAD: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "holds no rows"),
+    "blank": (b"\n \n", "holds no rows"),
+    "cut off": (GOOD + GOOD[:20], "d.jsonl:2: this is no JSON"),
+    "Latin-1": (GOOD + GOOD.replace(b"P.", b"\xe9."), "d.jsonl:2: this is not UTF-8"),
+    "a list": (GOOD + b"[1]\n", "d.jsonl:2: this is no JSON object"),
+    "a missing column": (
+        GOOD + b'{"premise": "P.", "label": "entailment"}\n',
+        "d.jsonl:2: it has no 'hypothesis'",
+    ),
+    "a number for a text": (GOOD.replace(b'"H."', b"7"), "d.jsonl:1: 'hypothesis' is no text"),
+    "a number for a label": (GOOD.replace(b'"entailment"', b"0"), "d.jsonl:1: the label is 0"),
+    "not known": (b'{"x": "a", "y": 1}\n', "--text and --label (columns: x, y)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_wrong_is_told_in_one_sentence(tmp_path: Path, case: str) -> None:
+    content, told = BAD[case]
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_rows(path)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        (("x", "z"), "d.jsonl:1: there is no column 'z' (columns: x, y)"),
+        (("y",), "d.jsonl:1: the column 'y' holds no text but 1"),
+    ],
+)
+def test_a_column_that_is_not_there(tmp_path: Path, texts: tuple[str, ...], told: str) -> None:
+    path = write_lines(tmp_path / "d.jsonl", [{"x": "a", "y": 1}])
+    with pytest.raises(UserError) as error:
+        read_rows(path, Columns(texts=texts))
+    assert told in str(error.value)
+
+
+def test_a_path_that_holds_nothing(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    (tmp_path / "d.txt").write_text("a")
+    (tmp_path / "d.parquet").write_text("a")
+    for path, told in (
+        (tmp_path / "none", "there is no file or folder"),
+        (tmp_path, "name a file in it, such as"),
+        (tmp_path / "d.txt", "ends in none of .jsonl"),
+        (tmp_path / "d.parquet", "cannot be read as Parquet"),
+    ):
+        with pytest.raises(UserError, match=told):
+            read_rows(path)
