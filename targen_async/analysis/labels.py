@@ -1,0 +1,230 @@
+"""Label quality: estimated noise, self-correction, votes, and truth where it is known."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from targen_async.analysis.crossfit import Crossfit, Unfit
+from targen_async.analysis.difficulty import pvi_of
+from targen_async.analysis.estimate import Estimate, bootstrap_mean, half_sampling
+from targen_async.analysis.rows import Row, Rows
+
+_LISTED = 100
+LEAST_LEARNT = 0.1
+"""Of the entropy of the labels: with less, a model's mistakes would be taken for the labels'. Two
+balanced labels of which 30 % are wrong leave 0.12."""
+
+Gold = Callable[[str, Mapping[str, str]], str | None]
+"""The true label of a row of a task, from its fields; None where it is not known."""
+
+
+class Suspect(Struct, frozen=True, kw_only=True):
+    key: str
+    label: str
+    likely: str
+    margin: float
+    """Probability of the likely label less that of the given one."""
+
+
+class Noise(Struct, frozen=True, kw_only=True, tag="measured"):
+    """Confident learning (Northcutt, Jiang and Chuang 2021)."""
+
+    share: Estimate
+    """Rows with a wrong label: what is off the diagonal of the calibrated joint."""
+    joint: Mapping[str, Mapping[str, float]]
+    """Given label to likely true label to share of all rows."""
+    suspected: int
+    """Rows off the diagonal of the confident joint."""
+    listed: tuple[Suspect, ...]
+    """The 100 with the largest margin."""
+
+
+class Correction(Struct, frozen=True, kw_only=True):
+    """What self-correction did to the rows that were delivered; rows that it dropped are in the
+    run's manifest."""
+
+    transitions: Mapping[str, Mapping[str, int]]
+    """Label before to label after to rows."""
+    changed: Estimate
+    """Share of rows."""
+
+
+class Votes(Struct, frozen=True, kw_only=True):
+    """How far judges agree, on rows with two votes or more."""
+
+    votes_per_row: float
+    unanimous: Estimate
+    """Share of rows."""
+    agreement: Estimate
+    """Mean over rows of the share of pairs of votes that agree (Fleiss 1971)."""
+
+
+class Truth(Struct, frozen=True, kw_only=True):
+    """Against labels that are known: of simulated rows, read off their grammar."""
+
+    known: int
+    unknown: int
+    correct: Estimate | None
+    correct_before_correction: Estimate | None
+
+
+class LabelQuality(Struct, frozen=True, kw_only=True):
+    """None where the rows do not tell."""
+
+    shares: Mapping[str, float]
+    """Label to share of the labelled rows; empty where each row has a label of its own."""
+    unlabelled: int
+    noise: Noise | Unfit
+    correction: Correction | None
+    votes: Votes | None
+    simulator_gold: Truth | None
+
+
+def measure_labels(
+    rows: Rows, fit: Crossfit | Unfit, *, seed: int = 0, gold: Gold | None = None
+) -> LabelQuality:
+    """Label quality; `gold` is asked for simulated rows only."""
+    given = Counter(row.label for row in rows.rows if row.label is not None)
+    total = given.total()
+    return LabelQuality(
+        shares={} if rows.open_labels else {name: given[name] / total for name in sorted(given)},
+        unlabelled=len(rows) - total,
+        noise=_noise(rows, fit, seed),
+        correction=_correction(rows, seed),
+        votes=_votes(rows, seed),
+        simulator_gold=_truth(rows, gold, seed) if gold and rows.simulated else None,
+    )
+
+
+# ---- confident learning
+
+
+def confident_joint(
+    given: NDArray[np.int64], probabilities: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(counts of shape (k, k): given by likely label; each row's likely label, or -1).
+
+    A row counts for the most probable of the labels whose probability reaches the mean
+    probability that rows of that label have of it.
+    """
+    labels = probabilities.shape[1]
+    means = [
+        probabilities[given == label, label].mean() if np.any(given == label) else np.inf
+        for label in range(labels)
+    ]
+    reached = np.where(probabilities >= np.array(means), probabilities, -1.0)
+    likely = np.where(reached.max(axis=1) >= 0, reached.argmax(axis=1), -1)
+    counts = np.zeros((labels, labels), dtype=np.int64)
+    np.add.at(counts, (given[likely >= 0], likely[likely >= 0]), 1)
+    return counts, likely
+
+
+def calibrated(counts: NDArray[np.int64], given: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The joint of given and true labels: it sums to 1, its rows to the labels' shares."""
+    sums = counts.sum(axis=1, keepdims=True)
+    rows = np.where(sums > 0, counts / np.maximum(sums, 1), np.eye(len(counts)))
+    shares = np.bincount(given, minlength=len(counts)) / len(given)
+    return np.asarray(rows * shares[:, None])
+
+
+def _noise(rows: Rows, fit: Crossfit | Unfit, seed: int) -> Noise | Unfit:
+    if isinstance(fit, Unfit):
+        return fit
+    values = pvi_of(fit)
+    if values.mean() < LEAST_LEARNT * -np.log2(fit.null[np.arange(len(values)), fit.given]).mean():
+        return Unfit(
+            reason=f"the model learns too little of the labels ({values.mean():.3f} bits a row) to "
+            "tell wrong ones"
+        )
+
+    def share(places: NDArray[np.int64]) -> float:
+        counts, _ = confident_joint(fit.given[places], fit.probabilities[places])
+        return 1 - float(np.trace(calibrated(counts, fit.given[places])))
+
+    counts, likely = confident_joint(fit.given, fit.probabilities)
+    joint = calibrated(counts, fit.given)
+    wrong = np.flatnonzero((likely >= 0) & (likely != fit.given))
+    margins = fit.probabilities[wrong, likely[wrong]] - fit.of_given[wrong]
+    order = wrong[np.argsort(-margins, kind="stable")[:_LISTED]]
+    return Noise(
+        share=_within_0_and_1(half_sampling(share, len(fit.given), seed)),
+        joint={
+            label: dict(zip(fit.labels, joint[number].tolist(), strict=True))
+            for number, label in enumerate(fit.labels)
+        },
+        suspected=len(wrong),
+        listed=tuple(
+            Suspect(
+                key=rows.rows[fit.places[at]].key,
+                label=fit.labels[fit.given[at]],
+                likely=fit.labels[likely[at]],
+                margin=float(fit.probabilities[at, likely[at]] - fit.of_given[at]),
+            )
+            for at in order
+        ),
+    )
+
+
+def _within_0_and_1(estimate: Estimate) -> Estimate:
+    if estimate.low is None or estimate.high is None:
+        return estimate
+    low, high = max(0.0, estimate.low), min(1.0, estimate.high)
+    return Estimate(value=estimate.value, low=low, high=high, rows=estimate.rows)
+
+
+# ---- what the rows themselves tell
+
+
+def _correction(rows: Rows, seed: int) -> Correction | None:
+    told = [row for row in rows.rows if row.label_before_correction is not None]
+    if not told or all(row.outcome is None for row in told):
+        return None
+    changed = np.array([row.label_before_correction != row.label for row in told], dtype=float)
+    pairs = Counter(_transition(row, rows.open_labels) for row in told)
+    transitions: dict[str, dict[str, int]] = {}
+    for before, after in sorted(pairs):
+        transitions.setdefault(before, {})[after] = pairs[before, after]
+    return Correction(transitions=transitions, changed=bootstrap_mean(changed, seed))
+
+
+def _transition(row: Row, open_labels: bool) -> tuple[str, str]:
+    if open_labels:
+        return "answer", "kept" if row.label == row.label_before_correction else "changed"
+    return str(row.label_before_correction), str(row.label)
+
+
+def _votes(rows: Rows, seed: int) -> Votes | None:
+    counts = [Counter(row.votes) for row in rows.rows if len(row.votes) > 1]
+    if not counts:
+        return None
+    unanimous = np.array([len(count) == 1 for count in counts], dtype=float)
+    pairs = [
+        sum(n * (n - 1) for n in count.values()) / (count.total() * (count.total() - 1))
+        for count in counts
+    ]
+    return Votes(
+        votes_per_row=sum(count.total() for count in counts) / len(counts),
+        unanimous=bootstrap_mean(unanimous, seed),
+        agreement=bootstrap_mean(np.array(pairs), seed),
+    )
+
+
+def _truth(rows: Rows, gold: Gold, seed: int) -> Truth:
+    now: list[bool] = []
+    before: list[bool] = []
+    for row in rows.rows:
+        true = gold(rows.task, row.fields) if row.simulated else None
+        if true is not None:
+            now.append(row.label == true)
+            before.append(row.label_before_correction == true)
+    return Truth(
+        known=len(now),
+        unknown=len(rows) - len(now),
+        correct=bootstrap_mean(np.array(now, dtype=float), seed) if now else None,
+        correct_before_correction=bootstrap_mean(np.array(before, dtype=float), seed)
+        if before
+        else None,
+    )

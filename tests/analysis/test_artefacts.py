@@ -1,0 +1,101 @@
+"""Leaks that are planted are found; sets without them are left alone."""
+
+import numpy as np
+import pytest
+
+from targen_async.analysis.artefacts import Artefacts, OneField, measure_artefacts
+from targen_async.analysis.crossfit import Unfit
+from targen_async.analysis.duplicates import Duplicates
+from targen_async.analysis.findings import findings_of
+from targen_async.analysis.labels import LabelQuality
+from targen_async.analysis.rows import Row, Rows
+from tests.analysis.sets import prose
+
+NO_DUPLICATES = Duplicates(rows=0, surplus=0, share=0.0, clusters=0, listed=())
+NO_LABELS = LabelQuality(
+    shares={},
+    unlabelled=0,
+    noise=Unfit(reason="x"),
+    correction=None,
+    votes=None,
+    simulator_gold=None,
+)
+
+
+def kinds(found: Artefacts) -> set[str]:
+    return {finding.kind for finding in findings_of(NO_LABELS, NO_DUPLICATES, found, ())}
+
+
+def choices(first: float, longer: float = 0.5, count: int = 600) -> Rows:
+    """COPA's form: how often the first choice is right, and how often the right one is longer."""
+    rng = np.random.default_rng(0)
+    texts = iter(prose(3 * count, 6))
+    rows = []
+    for number in range(count):
+        right = "choice1" if rng.random() < first else "choice2"
+        pair = {"choice1": next(texts), "choice2": next(texts)}
+        long = right if rng.random() < longer else next(n for n in pair if n != right)
+        pair[long] += " indeed"
+        rows.append(Row(key=str(number), fields={"premise": next(texts), **pair}, label=right))
+    return Rows(rows)
+
+
+def test_a_position_bias_of_70_to_30_is_found() -> None:
+    found = measure_artefacts(choices(0.7))
+    assert found.position is not None
+    assert found.position.shares["choice1"].value == pytest.approx(0.7, abs=0.04)
+    assert "position" in kinds(found)
+    assert "length" not in kinds(found)
+    assert measure_artefacts(choices(0.5)).position is not None
+    assert kinds(measure_artefacts(choices(0.5))) == set()
+
+
+def test_a_longer_right_choice_is_found() -> None:
+    found = measure_artefacts(choices(0.5, longer=0.75))
+    assert found.position is not None
+    assert found.position.longest_is_right.value == pytest.approx(0.75, abs=0.04)
+    assert "length" in kinds(found)
+
+
+def pairs(*, tell: float, count: int = 600, longer: int = 0) -> Rows:
+    """NLI's form: `tell` of the hypotheses that do not follow say `never`."""
+    rng = np.random.default_rng(1)
+    texts = iter(prose(2 * count, 8))
+    rows = []
+    for number in range(count):
+        follows = bool(rng.integers(2))
+        hypothesis = next(texts)
+        if not follows:
+            hypothesis += " never" * (rng.random() < tell) + " more" * longer
+        fields = {"premise": next(texts), "hypothesis": hypothesis}
+        label = "entailment" if follows else "not_entailment"
+        rows.append(Row(key=str(number), fields=fields, label=label))
+    return Rows(rows)
+
+
+def test_a_hypothesis_only_artefact_is_found_in_its_field() -> None:
+    found = measure_artefacts(pairs(tell=0.8))
+    one = found.one_field["hypothesis"]
+    assert isinstance(one, OneField)
+    assert one.accuracy.value > 0.85
+    premise = found.one_field["premise"]
+    assert isinstance(premise, OneField)
+    assert premise.gain.low is not None and premise.gain.low < 0.05
+    assert "one_field" in kinds(found)
+    assert kinds(measure_artefacts(pairs(tell=0.0))) == set()
+
+
+def test_a_length_that_tells_the_label_is_found() -> None:
+    found = measure_artefacts(pairs(tell=0.0, longer=3))
+    length = found.length["hypothesis"]
+    assert length.explained.value > 0.35
+    assert length.words["not_entailment"].value == length.words["entailment"].value + 3
+    assert "length" in kinds(found)
+
+
+@pytest.mark.parametrize("labels", [["a"], ["a", "a"], [None, None], ["a", "b"]])
+def test_sets_that_are_too_small_have_an_outcome(labels: list[str | None]) -> None:
+    rows = [Row(key=str(n), fields={"x": "a", "y": "b"}, label=y) for n, y in enumerate(labels)]
+    found = measure_artefacts(Rows(rows))
+    assert found.position is None
+    assert all(isinstance(one, Unfit) for one in found.one_field.values())

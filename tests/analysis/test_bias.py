@@ -1,0 +1,97 @@
+"""Names of countries, people and jobs, by whole words; distributions by hand."""
+
+import numpy as np
+import pytest
+
+from targen_async.analysis.bias import diverge, entropy, jensen_shannon, measure_bias
+from targen_async.analysis.entities import find_entities
+from tests.analysis.sets import rows_of
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "wanted"),
+    [
+        ("A woman and a roman in Oman.", "countries", {"Oman"}),
+        ("The woman read a romance.", "countries", set()),
+        ("They ate turkey from china.", "countries", set()),
+        ("Turkey and China signed.", "countries", {"Türkiye", "China"}),
+        ("The US, the USA and the United States.", "countries", {"United States"}),
+        ("Let us go.", "countries", set()),
+        (
+            "Papua New Guinea is not Guinea-Bissau.",
+            "countries",
+            {"Papua New Guinea", "Guinea-Bissau"},
+        ),
+        ("FRANCE WINS", "countries", {"France"}),
+        ("North Korea spoke to South Korea.", "countries", {"North Korea", "South Korea"}),
+        ("South\nKorea", "countries", {"South Korea"}),
+        ("Finns and a Swede speak English.", "nationalities", {"Finnish", "Swedish", "English"}),
+        ("The Polish polish a table.", "nationalities", {"Polish"}),
+        ("Maria saw JOHN; a john is no name.", "names", {"Maria", "John"}),
+        ("She gave him theirs.", "pronouns", {"female", "male", "neutral"}),
+        ("Two nurses and an Engineer.", "occupations", {"nurse", "engineer"}),
+        ("The waitress left.", "female", {"female"}),
+        ("Sheila's brother", "male", {"male"}),
+    ],
+)
+def test_what_a_text_names(text: str, kind: str, wanted: set[str]) -> None:
+    assert set(find_entities(rows_of([text]))[kind].entries) == wanted
+
+
+def test_a_name_does_not_reach_into_the_next_row() -> None:
+    found = find_entities(rows_of(["We saw South", "Korea won"]))["countries"]
+    assert found.entries == ()
+
+
+def test_frequencies_count_rows_and_gender_stands_beside_labels_and_jobs() -> None:
+    rows = rows_of(
+        ["She is a nurse, she is.", "He is a nurse.", "Her doctor.", "Nothing."],
+        ["a", "b", "a", "b"],
+    )
+    found = measure_bias(rows, find_entities(rows))
+    assert found.pronouns.per_1000 == {"female": 500, "male": 250}
+    assert found.pronouns.rows_per_1000.value == 750
+    assert found.occupations.per_1000 == {"nurse": 500, "doctor": 250}
+    assert found.countries.different == 0 and found.countries.entropy == 0
+    assert (found.gender.female, found.gender.male, found.gender.both) == (2, 1, 0)
+    assert found.gender.share_female is not None
+    assert found.gender.share_female.value == pytest.approx(2 / 3)
+    assert (found.gender_by_label["a"].female, found.gender_by_label["b"].male) == (2, 1)
+    nurse = found.gender_by_occupation["nurse"]
+    assert (nurse.rows, nurse.female, nurse.male) == (2, 1, 1)
+
+
+def test_entropy_and_divergence_by_hand() -> None:
+    assert entropy(np.array([4, 4])) == 1
+    assert entropy(np.array([5])) == 0
+    assert entropy(np.array([2, 1, 1])) == 1.5
+    assert jensen_shannon(np.array([1.0, 0]), np.array([0, 1.0])) == 1
+    assert jensen_shannon(np.array([3.0, 1]), np.array([6.0, 2])) == 0
+    # p = (1, 0), q = (1/2, 1/2): H(3/4, 1/4) - H(q) / 2.
+    middle = -(0.75 * np.log2(0.75) + 0.25 * np.log2(0.25))
+    assert jensen_shannon(np.array([2.0, 0]), np.array([1.0, 1])) == pytest.approx(middle - 0.5)
+
+
+def test_divergence_is_that_of_scipy() -> None:
+    distance = pytest.importorskip("scipy.spatial.distance").jensenshannon
+    rng = np.random.default_rng(0)
+    p, q = rng.random(9), rng.random(9)
+    assert jensen_shannon(p, q) == pytest.approx(distance(p, q, base=2) ** 2)
+
+
+def test_what_differs_is_told_from_chance() -> None:
+    rng = np.random.default_rng(0)
+
+    def named(count: int, often: float) -> list[str]:
+        return [f"In {'France' if rng.random() < often else 'Kenya'}." for _ in range(count)]
+
+    half, other, skewed = (
+        find_entities(rows_of(named(300, p)))["countries"] for p in (0.5, 0.5, 0.9)
+    )
+    same, apart = diverge(half, other), diverge(half, skewed)
+    assert same is not None and apart is not None
+    assert same.jensen_shannon <= same.by_chance
+    assert apart.jensen_shannon > 3 * apart.by_chance
+    itself = diverge(half, half)
+    assert itself is not None and itself.jensen_shannon == 0
+    assert diverge(half, find_entities(rows_of(["nothing"]))["countries"]) is None
