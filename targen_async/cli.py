@@ -149,6 +149,16 @@ def _add_after(commands: Any, arguments: Sequence[str]) -> None:  # noqa: ANN401
 
         add_export_arguments(export)
     export.set_defaults(run=_export)
+    analyze = commands.add_parser(
+        "analyze",
+        help="measure what a data set is worth before anyone trains on it",
+        description="Measure difficulty, label quality, diversity, bias and overlap of a data set.",
+    )
+    if "analyze" in arguments:
+        from targen_async.analysis.command import add_arguments as add_analysis_arguments
+
+        add_analysis_arguments(analyze)
+    analyze.set_defaults(run=_analyze)
 
 
 _AGAIN = {
@@ -215,6 +225,13 @@ def _export(options: argparse.Namespace) -> int:
     from targen_async.export.command import run
 
     return run(options)
+
+
+def _analyze(options: argparse.Namespace) -> int:
+    from targen_async.analysis.command import run
+    from targen_async.simulator.answers import gold_of
+
+    return run(options, lambda task, fields: gold_of(task, fields, "full"))
 
 
 def _simulate(options: argparse.Namespace) -> int:

@@ -1,0 +1,273 @@
+"""All measures of one data set, and of two beside each other, as one record: analysis.json."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import msgspec
+from msgspec import Struct, field
+from threadpoolctl import threadpool_limits
+
+from targen_async.analysis.artefacts import Artefacts, measure_artefacts
+from targen_async.analysis.bias import Bias, Divergence, diverge, measure_bias
+from targen_async.analysis.crossfit import Crossfit, Unfit, crossfit
+from targen_async.analysis.difficulty import Difficulty, measure_difficulty, pvi_of
+from targen_async.analysis.diversity import Diversity, measure_diversity
+from targen_async.analysis.duplicates import Duplicates, measure_duplicates
+from targen_async.analysis.entities import KINDS, Mentions, find_entities
+from targen_async.analysis.estimate import Estimate, difference
+from targen_async.analysis.findings import Finding, findings_of
+from targen_async.analysis.labels import Gold, LabelQuality, measure_labels
+from targen_async.analysis.overlap import Overlap, measure_overlap
+from targen_async.analysis.rows import Rows
+from targen_async.errors import UserError
+
+VERSION = 1
+"""Of analysis.json: raised when a field changes its meaning or goes."""
+ANALYSIS, ROWS = "analysis.json", "rows.jsonl"
+_DIGITS = 6
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class Measures(Struct, frozen=True, kw_only=True):
+    """Every measure of one set of rows."""
+
+    name: str
+    rows: int
+    sampled_from: int
+    """How many there were before rows were drawn for equal sizes."""
+    fields: tuple[str, ...]
+    diversity: Diversity
+    duplicates: Duplicates
+    difficulty: Difficulty | Unfit
+    labels: LabelQuality
+    bias: Bias
+    artefacts: Artefacts
+
+
+class Comparison(Struct, frozen=True, kw_only=True):
+    """The data set and the other at equal sizes. `differences`: data set less other, by the path
+    of the measure; where the interval covers 0 the two do not differ."""
+
+    rows: int
+    data: Measures
+    other: Measures
+    differences: Mapping[str, Estimate]
+    divergences: Mapping[str, Divergence | None]
+
+
+class Analysis(Struct, frozen=True, kw_only=True):
+    """analysis.json; docs/analysis.md explains the fields."""
+
+    version: int = VERSION
+    targen: str
+    simulated: bool
+    task: str
+    random_seed: int
+    findings: tuple[Finding, ...]
+    data: Measures
+    against: Comparison | None
+    overlaps: tuple[Overlap, ...]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """What each measure took: the only part that differs between two equal commands."""
+
+
+class RowNote(Struct, frozen=True, kw_only=True):
+    """A line of rows.jsonl: what the measures say of one row."""
+
+    key: str
+    pvi: float | None
+    cluster: str | None
+    """Key of the first row of its cluster of near duplicates."""
+    overlaps: bool
+
+
+class _Measured(Struct, frozen=True, kw_only=True):
+    record: Measures
+    entities: Mapping[str, Mentions]
+    fit: Crossfit | Unfit
+    clusters: Sequence[int]
+
+
+class _Clock:
+    """Seconds by measure."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def run(self, name: str, measure: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+        start = time.perf_counter()
+        found = measure(*args, **named)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        return found
+
+
+def analyze(
+    rows: Rows,
+    *,
+    against: Rows | None = None,
+    evaluations: Sequence[Rows] = (),
+    random_seed: int = 0,
+    embeddings: str | None = None,
+    gold: Gold | None = None,
+) -> tuple[Analysis, list[RowNote]]:
+    """Measure `rows`, beside `against` at equal sizes, and what they share with `evaluations`.
+
+    Runs on one thread: the linear algebra is small, and sums come out the same each time.
+    """
+    clock = _Clock()
+    with threadpool_limits(1):
+        own = _measure(rows, len(rows), clock, random_seed, embeddings, gold)
+        comparison = None
+        if against is not None:
+            comparison = _compare(rows, own, against, clock, random_seed, embeddings, gold)
+        others = ((against,) if against is not None else ()) + tuple(evaluations)
+        shared = [clock.run("overlap", measure_overlap, rows, o) for o in others]
+    overlaps = tuple(record for record, _ in shared)
+    analysis = Analysis(
+        targen=metadata.version("targen-async"),
+        simulated=rows.simulated,
+        task=rows.task,
+        random_seed=random_seed,
+        findings=findings_of(
+            own.record.labels, own.record.duplicates, own.record.artefacts, overlaps
+        ),
+        data=own.record,
+        against=comparison,
+        overlaps=overlaps,
+        seconds=clock.seconds,
+    )
+    return analysis, _notes(rows, own, {int(at) for _, places in shared for at in places})
+
+
+def _measure(
+    rows: Rows,
+    sampled_from: int,
+    clock: _Clock,
+    seed: int,
+    embeddings: str | None,
+    gold: Gold | None,
+) -> _Measured:
+    clock.run("tokens", getattr, rows, "tokens")
+    diversity = clock.run("diversity", measure_diversity, rows, seed=seed, embeddings=embeddings)
+    duplicates, clusters = clock.run("duplicates", measure_duplicates, rows)
+    fit = clock.run("crossfit", crossfit, rows, seed=seed)
+    entities = clock.run("entities", find_entities, rows)
+    record = Measures(
+        name=rows.name,
+        rows=len(rows),
+        sampled_from=sampled_from,
+        fields=rows.fields,
+        diversity=diversity,
+        duplicates=duplicates,
+        difficulty=clock.run("difficulty", measure_difficulty, rows, fit, seed=seed),
+        labels=clock.run("labels", measure_labels, rows, fit, seed=seed, gold=gold),
+        bias=clock.run("bias", measure_bias, rows, entities, seed=seed),
+        artefacts=clock.run("artefacts", measure_artefacts, rows, seed=seed),
+    )
+    return _Measured(record=record, entities=entities, fit=fit, clusters=clusters.tolist())
+
+
+# ---- two sets
+
+
+def _compare(
+    rows: Rows,
+    own: _Measured,
+    against: Rows,
+    clock: _Clock,
+    seed: int,
+    embeddings: str | None,
+    gold: Gold | None,
+) -> Comparison:
+    size = min(len(rows), len(against))
+    if len(rows) > size:
+        own = _measure(rows.sample(size, seed), len(rows), clock, seed, embeddings, gold)
+    other = _measure(against.sample(size, seed), len(against), clock, seed, embeddings, gold)
+    a, b = estimates(own.record), estimates(other.record)
+    return Comparison(
+        rows=size,
+        data=own.record,
+        other=other.record,
+        differences={name: difference(a[name], b[name]) for name in a if name in b},
+        divergences={
+            kind: clock.run(
+                "divergence", diverge, own.entities[kind], other.entities[kind], seed=seed
+            )
+            for kind in KINDS
+        },
+    )
+
+
+def estimates(measures: Measures) -> dict[str, Estimate]:
+    """The numbers of two sets that can be set side by side, by their path."""
+    parts: dict[str, Struct] = {
+        "diversity": measures.diversity,
+        "difficulty": measures.difficulty,
+        **{f"bias.{kind}": getattr(measures.bias, kind) for kind in KINDS},
+        "bias.gender": measures.bias.gender,
+    }
+    return {
+        f"{path}.{name}": value
+        for path, part in parts.items()
+        for name in part.__struct_fields__
+        if isinstance(value := getattr(part, name), Estimate)
+    }
+
+
+# ---- files
+
+
+def _notes(rows: Rows, own: _Measured, overlapping: set[int]) -> list[RowNote]:
+    pvi: dict[int, float] = {}
+    if isinstance(own.fit, Crossfit):
+        pvi = dict(zip(own.fit.places.tolist(), pvi_of(own.fit).tolist(), strict=True))
+    return [
+        RowNote(
+            key=row.key,
+            pvi=pvi.get(place),
+            cluster=None if own.clusters[place] < 0 else rows.rows[own.clusters[place]].key,
+            overlaps=place in overlapping,
+        )
+        for place, row in enumerate(rows.rows)
+    ]
+
+
+def write_analysis(analysis: Analysis, notes: Sequence[RowNote], out: Path) -> None:
+    """analysis.json and rows.jsonl in the folder `out`, each whole or not at all.
+
+    Floats have six decimals. Raises UserError where they cannot be written.
+    """
+    told = msgspec.json.format(msgspec.json.encode(_rounded(msgspec.to_builtins(analysis))))
+    lines = b"".join(msgspec.json.encode(_rounded(msgspec.to_builtins(n))) + b"\n" for n in notes)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in ((ANALYSIS, told + b"\n"), (ROWS, lines)):
+            part = out / f".{name}.part"
+            part.write_bytes(content)
+            os.replace(part, out / name)  # noqa: PTH105 - as bytes appear: whole
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {(error.strerror or '').lower()}") from error
+
+
+def read_analysis(path: Path) -> Analysis:
+    """What write_analysis() wrote. Raises UserError for a file that is none of this version."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Analysis)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {(error.strerror or '').lower()}") from error
+    except msgspec.DecodeError as error:
+        raise UserError(f"{path} is no analysis of version {VERSION}: {error}") from error
+
+
+def _rounded(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, float):
+        return round(value, _DIGITS)
+    if isinstance(value, dict):
+        return {name: _rounded(part) for name, part in value.items()}
+    return [_rounded(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,148 @@
+"""`targen analyze`: its arguments and what it prints."""
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from targen_async.errors import UserError
+
+if TYPE_CHECKING:
+    from targen_async.analysis.analyze import Analysis, Comparison
+    from targen_async.analysis.estimate import Estimate
+
+NEEDS = "targen analyze needs more packages: pip install 'targen-async[analysis]'"
+_WIDTH = 34
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `targen analyze`."""
+    parser.add_argument(
+        "data", type=Path, help="a run's folder, or JSONL, Parquet, a folder of `datasets`"
+    )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="another set to compare with, such as the original",
+    )
+    parser.add_argument(
+        "--evaluation",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a file that no row may overlap with; can be repeated",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    parser.add_argument("--text", metavar="A,B,…", help="the columns with texts, in order")
+    parser.add_argument("--label", metavar="COLUMN", help="the column with the label")
+    parser.add_argument("--key", metavar="COLUMN", help="the column that names a row")
+    parser.add_argument(
+        "--embeddings",
+        metavar="MODEL",
+        help="a sentence-transformers name or folder (default: TF-IDF)",
+    )
+    parser.add_argument(
+        "--random-seed", type=int, default=0, metavar="N", help="of samples and folds (default: 0)"
+    )
+
+
+def run(
+    options: argparse.Namespace, gold: Callable[[str, Mapping[str, str]], str | None] | None = None
+) -> int:
+    """Analyse, write analysis.json and rows.jsonl, and say what was found. Exit code 0.
+
+    `gold`: the true label of a simulated row. Raises UserError.
+    """
+    try:
+        from targen_async.analysis.analyze import analyze, write_analysis
+        from targen_async.analysis.reading import Columns, read_rows
+    except ImportError as error:
+        raise UserError(f"{NEEDS} ({error.name} is missing)") from error
+    if options.text is None and (options.label or options.key):
+        raise UserError("--label and --key go with --text: name the columns with texts too")
+    columns = None
+    if options.text is not None:
+        texts = tuple(name.strip() for name in options.text.split(",") if name.strip())
+        if not texts:
+            raise UserError("--text names no column")
+        columns = Columns(texts=texts, label=options.label, key=options.key)
+    rows = read_rows(options.data, columns)
+    against = read_rows(options.against, columns) if options.against else None
+    analysis, notes = analyze(
+        rows,
+        against=against,
+        evaluations=[read_rows(path, columns) for path in options.evaluation],
+        random_seed=options.random_seed,
+        embeddings=options.embeddings,
+        gold=gold,
+    )
+    write_analysis(analysis, notes, options.out)
+    for line in summary(analysis):
+        print(_visible(line))
+    print(f"written: {options.out / 'analysis.json'}, {options.out / 'rows.jsonl'}")
+    return 0
+
+
+def summary(analysis: "Analysis") -> Iterator[str]:
+    """The analysis on a terminal, line by line."""
+    from targen_async.analysis.analyze import estimates
+
+    data = analysis.data
+    simulated = "SIMULATED rows, not from a language model: " if analysis.simulated else ""
+    yield f"{simulated}{data.name}, {data.rows} rows"
+    yield ""
+    for finding in analysis.findings:
+        yield f"! {finding.text}"
+    if not analysis.findings:
+        yield "no fault found in labels, duplicates, overlap, positions, lengths and single fields"
+    yield ""
+    if analysis.against is not None:
+        yield from _side_by_side(analysis.against)
+        return
+    yield from (_row(name, _number(value)) for name, value in estimates(data).items())
+    if (reason := getattr(data.difficulty, "reason", None)) is not None:
+        yield f"difficulty could not be measured: {reason}"
+
+
+def _side_by_side(comparison: "Comparison") -> Iterator[str]:
+    from targen_async.analysis.analyze import estimates
+
+    data, other = comparison.data, comparison.other
+    yield f"{comparison.rows} rows of each; the difference where its 95 % interval leaves out 0"
+    yield _row("", "data", "other", "difference")
+    theirs = estimates(other)
+    for name, value in estimates(data).items():
+        if name not in theirs:
+            continue
+        apart = comparison.differences[name]
+        sure = apart.low is not None and apart.high is not None and apart.low * apart.high > 0
+        yield _row(name, _short(value), _short(theirs[name]), _number(apart) if sure else "-")
+    for kind, divergence in comparison.divergences.items():
+        if divergence is not None:
+            more = divergence.jensen_shannon > divergence.by_chance
+            yield _row(
+                f"bias.{kind}, Jensen-Shannon",
+                f"{divergence.jensen_shannon:.4f}",
+                f"by chance {divergence.by_chance:.4f}",
+                "differs" if more else "-",
+            )
+
+
+def _row(name: str, *cells: str) -> str:
+    return f"{name:{_WIDTH}}" + "  ".join(f"{cell:<16}" for cell in cells).rstrip()
+
+
+def _short(value: "Estimate") -> str:
+    return f"{value.value:.4g}"
+
+
+def _number(value: "Estimate") -> str:
+    if value.low is None or value.high is None:
+        return f"{value.value:.4g}"
+    return f"{value.value:.4g} ({value.low:.4g} to {value.high:.4g})"
+
+
+def _visible(line: str) -> str:
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in line)

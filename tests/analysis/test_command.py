@@ -1,0 +1,154 @@
+"""`targen analyze`, from files to analysis.json and a summary."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from targen_async import cli
+from targen_async.analysis.analyze import Analysis, analyze, read_analysis
+from targen_async.analysis.rows import Rows
+from targen_async.errors import UserError
+from tests.analysis.sets import learnable, prose, rows_of, write_lines
+from tests.export.runs import make_task_run
+
+
+def written(path: Path, rows: Rows) -> Path:
+    return write_lines(path, ({"t": row.fields["text"], "y": row.label} for row in rows.rows))
+
+
+def analysed(*arguments: object) -> None:
+    assert cli.main(["analyze", *map(str, arguments), "--text", "t", "--label", "y"]) == 0
+
+
+def untimed(path: Path) -> str:
+    told = json.loads((path / "analysis.json").read_bytes())
+    assert set(told["seconds"]) >= {"diversity", "crossfit", "bias"}
+    return json.dumps({**told, "seconds": None})
+
+
+def test_planted_faults_stand_first_and_files_are_the_same_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, _ = learnable(600, flipped=0.1)
+    again = [rows.rows[n] for n in range(30)]
+    theirs = rows_of(prose(50), ["no", "yes"] * 25)
+    leaked = [theirs.rows[n] for n in range(18)]
+    data = written(tmp_path / "data.jsonl", Rows([*rows.rows, *again, *leaked]))
+    evaluation = written(tmp_path / "eval.jsonl", theirs)
+    for out in ("one", "two"):
+        analysed(data, "--evaluation", evaluation, "--out", tmp_path / out)
+    told = capsys.readouterr().out
+    assert "of the labels look wrong" in told
+    assert f"18 rows (2.8%) overlap with {evaluation}" in told
+    assert "30 rows (4.6%) are near duplicates of others, in 30 clusters" in told
+    assert untimed(tmp_path / "one") == untimed(tmp_path / "two")
+    assert (tmp_path / "one" / "rows.jsonl").read_bytes() == (
+        tmp_path / "two" / "rows.jsonl"
+    ).read_bytes()
+    found = read_analysis(tmp_path / "one" / "analysis.json")
+    assert isinstance(found, Analysis)
+    assert {finding.kind for finding in found.findings} == {
+        "label_noise",
+        "near_duplicates",
+        "overlap",
+    }
+    notes = [
+        json.loads(line) for line in (tmp_path / "one" / "rows.jsonl").read_bytes().splitlines()
+    ]
+    assert len(notes) == 648
+    assert notes[600]["cluster"] == notes[0]["cluster"] == "data.jsonl:1"
+    assert [note["overlaps"] for note in notes].count(True) == 18
+    assert min(note["pvi"] for note in notes) < 0
+
+
+def test_identical_sets_compare_as_equal() -> None:
+    rows, _ = learnable(300)
+    other, _ = learnable(300)
+    found, _ = analyze(rows, against=other)
+    assert found.against is not None
+    assert len(found.against.differences) > 15
+    for name, apart in found.against.differences.items():
+        assert apart.value == 0, name
+        assert apart.low is None or apart.low <= 0 <= (apart.high or 0), name
+    for divergence in found.against.divergences.values():
+        assert divergence is None or divergence.jensen_shannon <= divergence.by_chance
+
+
+def test_sets_of_different_size_are_compared_at_equal_size() -> None:
+    rows, _ = learnable(300)
+    other, _ = learnable(120, seed=1)
+    found, _ = analyze(rows, against=other)
+    assert found.against is not None
+    assert found.data.rows == 300
+    assert (found.against.rows, found.against.data.rows, found.against.other.rows) == (120,) * 3
+    assert found.against.data.sampled_from == 300
+    half, _ = analyze(other, against=rows)
+    assert half.against is not None
+    assert half.against.other.sampled_from == 300
+
+
+def test_a_run_is_called_simulated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_task_run(tmp_path / "run", "rte", 5)
+    assert cli.main(["analyze", str(run), "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    found = read_analysis(tmp_path / "out" / "analysis.json")
+    assert told.startswith("SIMULATED") == found.simulated
+    assert found.task == "rte"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        rows_of(["one row"], ["yes"]),
+        rows_of(prose(30), ["yes"] * 30),
+        rows_of(["a", "b"]),
+        rows_of(["", ""], ["yes", "no"]),
+        rows_of(["x " * 500_000, *prose(20)], ["a", "b", "a"] * 7),
+    ],
+    ids=["one row", "one label", "no labels", "no words", "1 MB"],
+)
+def test_odd_sets_have_a_clear_outcome(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: Rows
+) -> None:
+    analysed(written(tmp_path / "d.jsonl", rows), "--out", tmp_path / "out")
+    assert "difficulty could not be measured" in capsys.readouterr().out or len(rows) == 21
+    assert read_analysis(tmp_path / "out" / "analysis.json").data.rows == len(rows)
+
+
+def test_mistakes_are_told_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = written(tmp_path / "d.jsonl", rows_of(["a", "c"], ["b", "b"]))
+    (tmp_path / "file").write_text("")
+    for arguments, told in (
+        ([data, "--out", tmp_path / "o"], "--text and --label"),
+        ([data, "--out", tmp_path / "o", "--label", "y"], "go with --text"),
+        ([data, "--out", tmp_path / "o", "--text", ","], "names no column"),
+        ([tmp_path / "none", "--out", tmp_path / "o"], "there is no file"),
+        ([data, "--out", tmp_path / "file", "--text", "t"], "cannot write"),
+        ([data, "--out", tmp_path / "o", "--text", "t", "--embeddings", tmp_path], "embeddings"),
+    ):
+        assert cli.main(["analyze", *map(str, arguments)]) == 2
+        error = capsys.readouterr().err
+        assert told in error and "Traceback" not in error
+        assert error.count("\n") == 1
+
+
+def test_a_file_that_is_no_analysis(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(UserError, match="is no analysis of version 1"):
+        read_analysis(tmp_path / "a.json")
+
+
+def test_no_control_letter_reaches_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, _ = learnable(100)
+    entries = [{"t\x1b[31m": row.fields["text"], "z": "b", "y": row.label} for row in rows.rows]
+    data = write_lines(tmp_path / "d.jsonl", entries)
+    arguments = ["--text", "t\x1b[31m,z", "--label", "y", "--out", str(tmp_path / "o")]
+    assert cli.main(["analyze", str(data), *arguments]) == 0
+    told = capsys.readouterr().out
+    assert "alone tells the label" in told
+    assert "\x1b" not in told
