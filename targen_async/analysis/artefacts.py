@@ -29,7 +29,7 @@ class Length(Struct, frozen=True, kw_only=True):
 
     words: Mapping[str, Estimate]
     """Mean by label."""
-    explained: Estimate
+    gain: Estimate
     """Share of the labels that one guesses right by the length alone, with the most frequent
     label of rows as long (in ten classes of equal size, learnt on the other half), less the share
     of the most frequent label."""
@@ -123,7 +123,7 @@ def _length(rows: Rows, words: NDArray[np.int64], given: NDArray[np.int64], seed
             label: bootstrap_mean(words[given == number].astype(np.float64), seed)
             for number, label in enumerate(rows.labels)
         },
-        explained=bootstrap_mean(hits, seed),
+        gain=bootstrap_mean(hits, seed),
     )
 
 

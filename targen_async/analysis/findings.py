@@ -63,8 +63,8 @@ def _leaks(artefacts: Artefacts) -> Iterator[Finding]:
             text = f"the longest choice is right in {_percent(longest)} of the rows, not {even:.0%}"
             yield Finding(kind="length", text=text)
     for name, length in artefacts.length.items():
-        if length.explained.low is not None and length.explained.low > LEAST_LEAK:
-            text = f"the length of {name} alone tells {_percent(length.explained)} more labels"
+        if length.gain.low is not None and length.gain.low > LEAST_LEAK:
+            text = f"the length of {name} alone tells {_percent(length.gain)} more labels"
             yield Finding(kind="length", text=text)
     for name, one in artefacts.one_field.items():
         if not isinstance(one, Unfit) and one.gain.low is not None and one.gain.low > LEAST_LEAK:

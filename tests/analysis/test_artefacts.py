@@ -88,7 +88,7 @@ def test_a_hypothesis_only_artefact_is_found_in_its_field() -> None:
 def test_a_length_that_tells_the_label_is_found() -> None:
     found = measure_artefacts(pairs(tell=0.0, longer=3))
     length = found.length["hypothesis"]
-    assert length.explained.value > 0.35
+    assert length.gain.value > 0.35
     assert length.words["not_entailment"].value == length.words["entailment"].value + 3
     assert "length" in kinds(found)
 

@@ -1,12 +1,15 @@
 """`targen analyze`, from files to analysis.json and a summary."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any, get_args
 
+import msgspec
 import pytest
 
 from targen_async import cli
-from targen_async.analysis.analyze import Analysis, analyze, read_analysis
+from targen_async.analysis.analyze import Analysis, RowNote, analyze, read_analysis
 from targen_async.analysis.rows import Rows
 from targen_async.errors import UserError
 from tests.analysis.sets import learnable, prose, rows_of, write_lines
@@ -133,6 +136,26 @@ def test_mistakes_are_told_in_one_sentence(
         error = capsys.readouterr().err
         assert told in error and "Traceback" not in error
         assert error.count("\n") == 1
+
+
+def fields_of(kind: Any, seen: set[Any]) -> set[str]:
+    """The names of the fields of a struct and of all it is made of."""
+    names: set[str] = set()
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind not in seen:
+        seen.add(kind)
+        for field in msgspec.structs.fields(kind):
+            names |= {field.name} | fields_of(field.type, seen)
+    for part in get_args(kind):
+        names |= fields_of(part, seen)
+    return names
+
+
+def test_every_field_is_explained() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "analysis.md").read_text("utf-8")
+    told = {word for code in re.findall(r"`([^`\n]+)`", text) for word in re.split(r"[^\w]+", code)}
+    names = fields_of(Analysis, set()) | fields_of(RowNote, set())
+    assert len(names) > 80
+    assert names - told == set()
 
 
 def test_a_file_that_is_no_analysis(tmp_path: Path) -> None:
