@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from targen_async.errors import UserError
 
 if TYPE_CHECKING:
-    from targen_async.analysis.analyze import Analysis, Comparison
+    from targen_async.analysis.analyze import Analysis, Comparison, Measures
     from targen_async.analysis.estimate import Estimate
 
 NEEDS = "targen analyze needs more packages: pip install 'targen-async[analysis]'"
-_WIDTH = 34
+_WIDTH = 35
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,14 +96,25 @@ def summary(analysis: "Analysis") -> Iterator[str]:
     for finding in analysis.findings:
         yield f"! {finding.text}"
     if not analysis.findings:
-        yield "no fault found in labels, duplicates, overlap, positions, lengths and single fields"
+        yield "no fault found"
+    yield from _unmeasured(data)
+    gold = data.labels.simulator_gold
+    if gold is not None and gold.correct is not None:
+        yield f"by the simulator's gold {_number(gold.correct)} of {gold.known} labels are right"
     yield ""
     if analysis.against is not None:
         yield from _side_by_side(analysis.against)
-        return
-    yield from (_row(name, _number(value)) for name, value in estimates(data).items())
-    if (reason := getattr(data.difficulty, "reason", None)) is not None:
-        yield f"difficulty could not be measured: {reason}"
+    else:
+        yield from (_row(name, _number(value)) for name, value in estimates(data).items())
+
+
+def _unmeasured(data: "Measures") -> Iterator[str]:
+    from targen_async.analysis.crossfit import Unfit
+
+    if isinstance(data.difficulty, Unfit):
+        yield f"difficulty and label noise could not be measured: {data.difficulty.reason}"
+    elif isinstance(data.labels.noise, Unfit):
+        yield f"label noise could not be measured: {data.labels.noise.reason}"
 
 
 def _side_by_side(comparison: "Comparison") -> Iterator[str]:

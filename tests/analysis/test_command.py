@@ -96,7 +96,8 @@ def test_a_run_is_called_simulated(tmp_path: Path, capsys: pytest.CaptureFixture
     assert cli.main(["analyze", str(run), "--out", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out
     found = read_analysis(tmp_path / "out" / "analysis.json")
-    assert told.startswith("SIMULATED") == found.simulated
+    assert found.simulated
+    assert told.startswith("SIMULATED")
     assert found.task == "rte"
 
 
@@ -115,7 +116,9 @@ def test_odd_sets_have_a_clear_outcome(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: Rows
 ) -> None:
     analysed(written(tmp_path / "d.jsonl", rows), "--out", tmp_path / "out")
-    assert "difficulty could not be measured" in capsys.readouterr().out or len(rows) == 21
+    told = capsys.readouterr().out
+    assert "label noise could not be measured" in told
+    assert "no fault found" in told or len(rows) != 1
     assert read_analysis(tmp_path / "out" / "analysis.json").data.rows == len(rows)
 
 

@@ -18,6 +18,7 @@ from targen_async.analysis.diversity import (
 )
 from targen_async.analysis.duplicates import clusters, measure_duplicates
 from targen_async.analysis.embedding import similarities, tfidf
+from targen_async.analysis.rows import Row, Rows
 from targen_async.analysis.selfbleu import self_bleu
 from targen_async.analysis.tokens import tokenise
 from tests.analysis.sets import prose, rows_of
@@ -174,7 +175,22 @@ def test_near_duplicates_are_found_and_others_are_not() -> None:
 
 
 def test_many_equal_texts_are_one_cluster() -> None:
-    assert set(clusters(["the same text again and again"] * 300).tolist()) == {0}
+    assert set(clusters(rows_of(["the same text again and again"] * 300)).tolist()) == {0}
+
+
+def test_what_rows_have_in_common_by_design_is_no_duplicate() -> None:
+    """Two questions to one passage, two twins of one seed; not so a question asked again."""
+    passage = prose(1, 60)[0]
+
+    def row(question: str, seed: str = "") -> Row:
+        return Row(key=question, fields={"p": passage, "q": question}, label=None, seed=seed)
+
+    asked = [row("does the red boat sink at once"), row("who has built the town hall")]
+    again = row("does the red boat sink at once then")
+    assert clusters(Rows([*asked, again])).tolist() == [0, 1, 0]
+    twins = [row(f"did {who} sell the old house there", "s") for who in ("she", "he")]
+    assert clusters(Rows(twins)).tolist() == [0, 1]
+    assert clusters(Rows([twins[0], twins[0]])).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
