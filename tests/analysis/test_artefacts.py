@@ -9,7 +9,7 @@ from targen_async.analysis.duplicates import Duplicates
 from targen_async.analysis.findings import findings_of
 from targen_async.analysis.labels import LabelQuality
 from targen_async.analysis.rows import Row, Rows
-from tests.analysis.sets import prose
+from tests.analysis.sets import prose, rows_of
 
 NO_DUPLICATES = Duplicates(rows=0, surplus=0, share=0.0, clusters=0, listed=())
 NO_LABELS = LabelQuality(
@@ -91,6 +91,17 @@ def test_a_length_that_tells_the_label_is_found() -> None:
     assert length.gain.value > 0.35
     assert length.words["not_entailment"].value == length.words["entailment"].value + 3
     assert "length" in kinds(found)
+
+
+def test_a_length_that_tells_nothing_gains_nothing() -> None:
+    """Learnt on one half and asked on the other: chance is not taken for a leak."""
+    gains = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        texts = ["x " * number for number in rng.integers(1, 40, 60)]
+        rows = rows_of(texts, [("a", "b")[number] for number in rng.integers(0, 2, 60)])
+        gains.append(measure_artefacts(rows, seed=seed).length["text"].gain.value)
+    assert np.mean(gains) < 0.03
 
 
 @pytest.mark.parametrize("labels", [["a"], ["a", "a"], [None, None], ["a", "b"]])

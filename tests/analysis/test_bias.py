@@ -22,6 +22,11 @@ from tests.analysis.sets import rows_of
             "countries",
             {"Papua New Guinea", "Guinea-Bissau"},
         ),
+        (
+            "The United States Minor Outlying Islands.",
+            "countries",
+            {"United States Minor Outlying Islands"},
+        ),
         ("FRANCE WINS", "countries", {"France"}),
         ("North Korea spoke to South Korea.", "countries", {"North Korea", "South Korea"}),
         ("South\nKorea", "countries", {"South Korea"}),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -165,6 +166,18 @@ def test_a_file_that_is_no_analysis(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(UserError, match="is no analysis of version 1"):
         read_analysis(tmp_path / "a.json")
+
+
+def test_missing_packages_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("targen_async.analysis.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pycountry", None)
+    assert cli.main(["analyze", str(tmp_path), "--out", str(tmp_path / "o")]) == 2
+    told = capsys.readouterr().err
+    assert "pip install 'targen-async[analysis]'" in told
+    assert "pycountry is missing" in told
 
 
 def test_no_control_letter_reaches_the_terminal(

@@ -104,6 +104,12 @@ def test_self_bleu_is_bleu() -> None:
     assert self_bleu(tokenise(TEXTS)) == pytest.approx(slow_bleu(TEXTS))
 
 
+def test_of_two_lengths_as_close_the_shorter_counts() -> None:
+    texts = ["a b c", "a b c d", "a b c d e"]
+    assert self_bleu(tokenise(texts)) == pytest.approx(slow_bleu(texts))
+    assert self_bleu(tokenise(texts))[1] == pytest.approx(1)
+
+
 def test_self_bleu_is_that_of_nltk() -> None:
     bleu = pytest.importorskip("nltk.translate.bleu_score")
     cut = [text.split() for text in TEXTS]
@@ -180,7 +186,7 @@ def test_many_equal_texts_are_one_cluster() -> None:
 
 def test_what_rows_have_in_common_by_design_is_no_duplicate() -> None:
     """Two questions to one passage, two twins of one seed; not so a question asked again."""
-    passage = prose(1, 60)[0]
+    passage = " ".join(str(number**3) for number in range(100, 180))
 
     def row(question: str, seed: str = "") -> Row:
         return Row(key=question, fields={"p": passage, "q": question}, label=None, seed=seed)
@@ -188,8 +194,13 @@ def test_what_rows_have_in_common_by_design_is_no_duplicate() -> None:
     asked = [row("does the red boat sink at once"), row("who has built the town hall")]
     again = row("does the red boat sink at once then")
     assert clusters(Rows([*asked, again])).tolist() == [0, 1, 0]
-    twins = [row(f"did {who} sell the old house there", "s") for who in ("she", "he")]
+    long = (
+        "sell the old house by the lake to a friend from school who had nowhere else to live then"
+    )
+    twins = [row(f"did {who} {long}", "s") for who in ("she", "he")]
     assert clusters(Rows(twins)).tolist() == [0, 1]
+    strangers = [row(twin.fields["q"], seed) for twin, seed in zip(twins, "st", strict=True)]
+    assert clusters(Rows(strangers)).tolist() == [0, 0]
     assert clusters(Rows([twins[0], twins[0]])).tolist() == [0, 0]
 
 

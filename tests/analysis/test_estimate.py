@@ -1,9 +1,11 @@
 """Intervals cover what they should, and two equal sets do not differ."""
 
+from math import hypot
+
 import numpy as np
 import pytest
 
-from targen_async.analysis.estimate import bootstrap_mean, difference, half_sampling
+from targen_async.analysis.estimate import Estimate, bootstrap_mean, difference, half_sampling
 
 
 def test_the_bootstrap_is_as_wide_as_theory_says() -> None:
@@ -26,6 +28,13 @@ def test_one_row_has_no_interval() -> None:
     assert bootstrap_mean(np.array([4.0]), 0).low is None
     assert half_sampling(lambda places: 1.0, 1, 0).high is None
     assert difference(bootstrap_mean(np.array([4.0]), 0), bootstrap_mean(np.ones(5), 0)).low is None
+
+
+def test_half_widths_of_a_difference_add_as_squares() -> None:
+    a = Estimate(value=5.0, low=2.0, high=9.0, rows=10)
+    b = Estimate(value=1.0, low=-11.0, high=5.0, rows=7)
+    wanted = Estimate(value=4.0, low=4.0 - 5.0, high=4.0 + hypot(4, 12), rows=7)
+    assert difference(a, b) == wanted
 
 
 def test_a_difference_covers_nothing_where_nothing_differs() -> None:
