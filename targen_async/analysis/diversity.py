@@ -79,7 +79,7 @@ def measure_diversity(rows: Rows, *, seed: int = 0, embeddings: str | None = Non
         self_bleu=_self_bleu(compared.tokens, seed),
         compression_ratio=_compression(counted, seed),
         embedding=embeddings or TFIDF,
-        vendi=_of_kernel(kernel, vendi_score, seed),
+        vendi=_of_kernel(kernel, vendi_score, seed, grows=True),
         mean_cosine=_of_kernel(kernel, mean_cosine, seed),
         nearest_cosine=_of_kernel(kernel, nearest_cosine, seed),
     )
@@ -181,11 +181,17 @@ def _kernel(rows: Rows, embeddings: str | None) -> NDArray[np.float64] | None:
 
 
 def _of_kernel(
-    kernel: NDArray[np.float64] | None, measure: Callable[[NDArray[np.float64]], float], seed: int
+    kernel: NDArray[np.float64] | None,
+    measure: Callable[[NDArray[np.float64]], float],
+    seed: int,
+    *,
+    grows: bool = False,
 ) -> Estimate | None:
     if kernel is None:
         return None
-    return half_sampling(lambda places: measure(kernel[np.ix_(places, places)]), len(kernel), seed)
+    return half_sampling(
+        lambda places: measure(kernel[np.ix_(places, places)]), len(kernel), seed, grows=grows
+    )
 
 
 def vendi_score(kernel: NDArray[np.float64]) -> float:

@@ -48,21 +48,24 @@ def half_sampling(
     count: int,
     seed: int,
     *,
-    value: float | None = None,
+    grows: bool = False,
 ) -> Estimate:
     """A measure of a set with the interval of random half samples (Shao and Wu 1989).
 
-    `statistic` takes the places of rows; `value` is that of all rows, where it is known already.
+    `statistic` takes the places of rows; `grows`: it is about proportional to the number of rows,
+    so the spread of halves is that of a smaller number and is scaled up to the whole.
     With replacement a set measure would meet copies that are none, so halves are drawn without:
     at half the rows the spread over halves is the standard error of the whole. It is laid around
     the value of all rows, since such measures change with size.
     """
-    whole = statistic(np.arange(count)) if value is None else value
+    whole = statistic(np.arange(count))
     if count < 4:
         return Estimate(value=whole, rows=count)
     rng = np.random.default_rng(seed)
     halves = [statistic(np.sort(rng.permutation(count)[: count // 2])) for _ in range(HALVES)]
     error = Z_95 * float(np.std(halves, ddof=1))
+    if grows:
+        error *= whole / float(np.mean(halves))
     return Estimate(value=whole, low=whole - error, high=whole + error, rows=count)
 
 

@@ -5,7 +5,9 @@ from math import hypot
 import numpy as np
 import pytest
 
+from targen_async.analysis.diversity import measure_diversity
 from targen_async.analysis.estimate import Estimate, bootstrap_mean, difference, half_sampling
+from tests.analysis.sets import prose, rows_of
 
 
 def test_the_bootstrap_is_as_wide_as_theory_says() -> None:
@@ -22,6 +24,19 @@ def test_half_samples_are_as_wide_as_theory_says() -> None:
     found = half_sampling(lambda places: float(values[places].mean()), 1000, 0)
     assert found.low is not None and found.high is not None
     assert found.high - found.low == pytest.approx(2 * 1.96 / 1000**0.5, rel=0.35)
+
+
+@pytest.mark.parametrize("name", ["distinct_2", "self_bleu", "compression_ratio", "vendi"])
+def test_intervals_of_set_measures_hold_between_halves_of_one_set(name: str) -> None:
+    """Differences of disjoint parts, by their standard errors, have a mean square of about 1."""
+    texts, squares = prose(1200, 10), []
+    for seed in range(20):
+        order = np.random.default_rng(seed).permutation(1200)
+        parts = (rows_of(texts[n] for n in order[at : at + 150]) for at in (0, 150))
+        a, b = (getattr(measure_diversity(part, seed=seed), name) for part in parts)
+        apart = difference(a, b)
+        squares.append((apart.value / ((apart.high - apart.low) / 2 / 1.96)) ** 2)
+    assert 0.3 < np.mean(squares) < 2.6
 
 
 def test_one_row_has_no_interval() -> None:
