@@ -29,6 +29,8 @@ BURSTS = {"requests": (50, 3000), "tokens": (5000, 300_000)}
 IN_FLIGHT = 256
 LATENCY_MS = 200
 LEFT_OUT_S = 20.0
+STILL_OUT_S = 1.0
+"""At the end: what the server let through then is not answered when the client stops."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,11 @@ def measure(run: Run, seconds: float) -> dict[str, object]:
         command = [sys.executable, __file__, "--client", url, json.dumps(asdict(run))]
         command += ["--seconds", str(seconds)]
         told = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-    spans = [(0.0, seconds, 1.0)]
+    end = seconds - STILL_OUT_S
+    spans = [(0.0, end, 1.0)]
     if run.change != 1:
         after = seconds / 2 + LEFT_OUT_S
-        spans = [(LEFT_OUT_S, seconds / 2, 1.0), (after, seconds, run.change)]
+        spans = [(LEFT_OUT_S, seconds / 2, 1.0), (after, end, run.change)]
     shares, refusals = [], []
     for since, until, scale in spans:
         allowed = RATES[run.binds] / 60 * scale * (until - since) + (0 if since else run.burst)

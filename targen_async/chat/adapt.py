@@ -104,12 +104,15 @@ class _Latencies:
     def keep(self, calls: int, part: float) -> None:
         """Forget what was seen with more under way; with fewer it counts by this part only."""
         here = _level(calls)
+        kept: dict[str, dict[int, _Cell]] = {}
         for stage, cells in self._stages.items():
             for level, cell in cells.items():
                 if level != here:
                     cell.count *= part if level < here else 0.0
                     cell.squares *= part
-            self._stages[stage] = {level: cell for level, cell in cells.items() if cell.count}
+                if cell.count:
+                    kept.setdefault(stage, {})[level] = cell
+        self._stages = kept
 
     def count(self, calls: int) -> float:
         """Answers seen with so many calls under way."""
@@ -117,7 +120,11 @@ class _Latencies:
 
     def slower(self, calls: int) -> float:
         """Latency now, with so many under way, against the first one: a factor."""
-        known = [(cell.count, cell.mean - cell.first) for cell in self._at(calls) if cell.first]
+        known = [
+            (cell.count, cell.mean - cell.first)
+            for cell in self._at(calls)
+            if cell.first is not None
+        ]
         count = sum(each for each, _ in known)
         return math.exp(sum(each * off for each, off in known) / count) if count else 1.0
 

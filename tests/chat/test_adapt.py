@@ -371,3 +371,27 @@ def test_lone_calls_that_take_longer_than_the_first_are_no_queue() -> None:
     for step in range(300):
         found.answered("s", 0.1 if step < 16 else 0.3, 1, 1, float(step))
         assert found.limit >= 1
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_whatever_comes_it_goes_on(seed: int) -> None:
+    """Stages that come and go, answers of any length, refusals and failures in any order."""
+    luck = random.Random(seed)
+    most = luck.choice([1, 2, 9, 64, 256])
+    adaptive = Adaptive(most)
+    stages = luck.sample(["contexts", "seeds", "instances", "correction"], luck.randint(1, 4))
+    now_s = 0.0
+    for _ in range(4000):
+        if luck.random() < 0.005:
+            stages = luck.sample(["contexts", "seeds", "instances", "correction"], 2)
+        now_s += luck.expovariate(50)
+        out = luck.choice([0, luck.randint(1, most), adaptive.limit])
+        kind = luck.random()
+        if kind < 0.01:
+            adaptive.refused(now_s)
+        elif kind < 0.02:
+            adaptive.failed(now_s)
+        else:
+            took_s = luck.choice([0.0, luck.lognormvariate(-1, 1), 0.01 * out])
+            adaptive.answered(luck.choice(stages), took_s, adaptive.limit, out, now_s)
+        assert 1 <= adaptive.limit <= most
