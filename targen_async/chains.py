@@ -163,6 +163,7 @@ class Chain:
         self._purse = purse
         self.limited: Limited | None = None
         self.breaker: Breaker | None = None
+        self._lease: Lease | None = None
         self.speaker = _speaker(address, timeouts, purse.recorder(address.role))
 
     def probing(self, breaker: Breaker) -> ChatClient:
@@ -179,9 +180,10 @@ class Chain:
         """The client for the run. `room`: tokens to think with, where none are configured."""
         limits = self.address.limits
         self.breaker = breaker
-        lease = None
         if limits.shared:
-            lease = Lease(f"{self.address.base_url}#{self.address.model}", self.address.api_key)
+            self._lease = Lease(
+                f"{self.address.base_url}#{self.address.model}", self.address.api_key
+            )
         self.limited = Limited(
             self.speaker,
             gate=breaker.check,
@@ -189,13 +191,18 @@ class Chain:
             requests_per_minute=limits.requests_per_minute,
             tokens_per_minute=limits.tokens_per_minute,
             adaptive=limits.adaptive,
-            lease=lease,
+            lease=self._lease,
         )
         client = self._budgeted(self.limited)
         if self._hedges:
             client = Hedged(client, self.limited, fits=self._fits)
         own = self.address.thinking_tokens
         return Thinking(Retrying(client, breaker=breaker), room if own is None else own)
+
+    def close(self) -> None:
+        """No call comes any more: what it had of a shared quota is the others' at once."""
+        if self._lease is not None:
+            self._lease.release()
 
     @property
     def _hedges(self) -> bool:
@@ -230,6 +237,8 @@ class Chains:
         # Shielded: who is cancelled while it closes leaves connections open, and aiohttp says so.
         with anyio.CancelScope(shield=True):
             await self._stack.aclose()
+        for chain in self._all.values():
+            chain.close()
 
     def probing(self, give_up_after_s: float) -> list[Breaker]:
         """Fresh breakers for the calls before the stream opens."""

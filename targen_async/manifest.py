@@ -28,7 +28,7 @@ class Tokens(Struct, frozen=True, kw_only=True):
 
     prompt_tokens: int
     completion_tokens: int
-    cached_prompt_tokens: int
+    cached_prompt_tokens: int = 0
     """The part of `prompt_tokens` that the provider's prefix cache held."""
     usd: float | None
 

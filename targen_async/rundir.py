@@ -69,7 +69,9 @@ def open_folder(folder: Path) -> None:
         reason = os.strerror(error.errno or 0).lower()
         raise UserError(f"cannot write to {folder}: {reason}; choose another --out") from error
     for place in made:
-        sync_folder(place.parent)
+        # One that may be written and not listed cannot be opened to be synced.
+        if os.access(place.parent, os.R_OK):
+            sync_folder(place.parent)
     strangers = [
         entry.name
         for entry in folder.iterdir()

@@ -1,6 +1,7 @@
 """What is written down of a run, and what of it can be checked."""
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -180,6 +181,17 @@ def test_a_finished_run_and_its_status_tell_the_same(tmp_path: Path) -> None:
     assert ours == theirs
     assert manifest(out)["shards"][0]["sha256"] in done.stdout
     assert not re.search("[\u2500-\u257f\x1b]", done.stdout + done.stderr)
+
+
+def test_a_run_of_before_prefix_caches_were_counted_is_still_shown(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert targen("generate", "copa", "-n", 4, "--simulate", "--out", out).returncode == 0
+    told = manifest(out)
+    del told["spent"]["cached_prompt_tokens"]
+    (out / "manifest.json").write_text(json.dumps(told))
+    status = targen("status", out)
+    assert status.returncode == 0, status.stderr
+    assert "4 of 4 rows" in status.stdout
 
 
 def test_a_standard_output_that_knows_only_ascii_is_no_accident(tmp_path: Path) -> None:

@@ -264,7 +264,7 @@ class Adaptive:
             return
         if self._failures >= max(_FAILED_FEWEST[1], _FAILED * self._ended):
             self._forget_failures()
-            self._brake(now_s, floor)
+            self._brake(now_s, _FAILED_FLOOR)
 
     def _forget_failures(self) -> None:
         self._failures = self._ended = 0
@@ -283,11 +283,13 @@ class Adaptive:
             self._rest = 0
             self._change(before, now_s)
             return
+        # Fewer were only tried: it is the number before that was too many, if any was.
+        self.limit = before or self.limit
         if self._served_since:
             self._top = self.limit
         self._served_since = False
         self._starting = False
-        self._change(max(int(self.limit * _BRAKE), floor), now_s)
+        self._change(max(int(self.limit * _BRAKE), min(floor, self.limit)), now_s)
 
     def _climb(self, top: int) -> None:
         """After a brake: back quickly to somewhat below where it happened, then step by step."""

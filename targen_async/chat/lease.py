@@ -165,9 +165,10 @@ class Lease:
 
     def release(self) -> None:
         """Take our line out, so that the others need not wait for it to expire."""
-        with contextlib.suppress(OSError):
-            self._exchange(None, None)
-        self._known = False
+        if self._known:
+            with contextlib.suppress(OSError):
+                self._exchange(None, None)
+        self._known, self._mine_last = False, None
 
     def _exchange(self, now_s: float | None, mine: Claim | None) -> dict[str, Claim]:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -25,26 +25,22 @@ _RAMP_S = 5.0  # Of what is tried, d/5 is refused when a refusal comes back afte
 _SLOW_TRY = 0.1
 _GROUP_S = 5.0
 """Refusals closer than this are of one event: the time from its first is what counts."""
-_FEWEST = 3
-"""Accepted calls between two refusals that say something of a rate."""
-_MANY = 20
-"""As many that say it well."""
+_FEWEST = 3  # Accepted calls between two refusals that say something of a rate.
+_MANY = 20  # As many that say it well.
 _MOVED = 1.1
 """A rate that rose by this factor since it was last measured is still on its way."""
 _REMEMBERED = 300  # Refused calls; more will not come back in another order than they went.
 _HALVINGS = 6
 _UNSURE_S = 0.3  # What other processes take is known but for this time.
-_APART = 0.5  # Calls of several processes come unevenly: each leaves as much at an empty bucket.
+_APART = (0.5, 0.1)  # Calls and part of our bucket left: those of several processes come unevenly.
 _CALM = (10.0, 25.0, 100.0)
 """Calls after a refusal before more is tried: when the rate is a guess, is measured by a few, or by
 many; three times as many when trying fails, up to `_CALMEST`: less than one in 200 is refused."""
-_CALMEST = (205.0, 225.0)
+_CALMEST = (210.0, 225.0)
 """For one process; for several, as a try of one may be refused to another as well."""
-_TRY = 1.15
-"""Trying begins with this factor of the rate: little is refused until the refusal is known."""
-_TRY_FOR = 15.0
-"""Calls after which it doubles every so often, as the rate must have risen."""
-_DOUBLING_S = 4.0
+_TRY = 1.15  # Times the rate: little is refused until the refusal is known.
+_TRY_FOR = 15.0  # Calls after which it doubles every so often, as the rate must have risen.
+_DOUBLING_S = 4.0  # No longer than this is tried gently, however few the calls.
 _FAR = 1.5
 _SMOOTH = 0.1
 _TOLERATED = 1.05
@@ -152,7 +148,7 @@ class Meter:
         self._uncertain_rate = self._cut = True
         self._since_refusal = 0.0
         # The bucket that was empty is ours as well.
-        since = (now_s - learnt_s) * self.per_s * PACE - _APART * self._unit
+        since = (now_s - learnt_s) * self.per_s * PACE - self._apart
         self._at_most = min(self._at_most, since)
         self._certain = min(self._certain, since)
 
@@ -163,9 +159,10 @@ class Meter:
         """Our part of the rate, as it is believed to be now."""
         rate = self._per_s * self.share
         if self._uncertain_rate and self._leads:
-            beyond = self._since_refusal / self.share - self._calm * self._unit
+            beyond = self._since_refusal - self._calm * self._unit * self.share
             if beyond > 0:
-                more_s = max(beyond - _TRY_FOR * self._unit, 0.0) / self._per_s
+                gently = min(_TRY_FOR * self._unit, _DOUBLING_S * self._per_s)
+                more_s = max(beyond - gently, 0.0) / self._per_s
                 more = _TRY * 2.0 ** min(more_s / _DOUBLING_S, 20.0)
                 rate += min(self._per_s * more, self._cap) - self._per_s
         return rate
@@ -257,10 +254,13 @@ class Meter:
         if surplus > 0:
             self._size = max(self._size - surplus, self._largest, self._per_s)
         self._proven_size = min(self._proven_size, self._size)
-        apart = _APART * self._unit if self.others else 0.0
-        self._at_most = min(self._at_most, -apart)
-        self._certain = min(self._certain, -pending - apart)
+        self._at_most = min(self._at_most, -self._apart)
+        self._certain = min(self._certain, -pending - self._apart)
         self._tried, self._try_at_s = 0.0, now_s
+
+    @property
+    def _apart(self) -> float:
+        return min(_APART[0] * self._unit, _APART[1] * self._size * self.share) * bool(self.others)
 
     def pressure(self, now_s: float) -> float:
         """How much of the rate was used since the last refusal: the limit that is hit has most."""

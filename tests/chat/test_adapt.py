@@ -395,3 +395,18 @@ def test_whatever_comes_it_goes_on(seed: int) -> None:
             took_s = luck.choice([0.0, luck.lognormvariate(-1, 1), 0.01 * out])
             adaptive.answered(luck.choice(stages), took_s, adaptive.limit, out, now_s)
         assert 1 <= adaptive.limit <= most
+
+
+def test_failures_while_fewer_are_tried_do_not_lead_ever_lower() -> None:
+    """They fail whatever the load: 15 % of the calls, of any number."""
+    luck = random.Random(1)
+    found, now_s, lowest = Adaptive(64), 0.0, 64
+    for step in range(40_000):
+        now_s += 1.0 / found.limit
+        if luck.random() < 0.15:
+            found.failed(now_s)
+        else:
+            found.answered("s", luck.lognormvariate(0, 0.5), found.limit, found.limit, now_s)
+        if step > 2000:
+            lowest = min(lowest, found.limit)
+    assert lowest >= 4

@@ -208,6 +208,26 @@ def test_a_refusal_to_one_stops_the_other_from_trying_for_more(tmp_path: Path) -
     virtual_time.run(main())
 
 
+@pytest.mark.parametrize("per_minute", [60, 600])
+def test_one_of_eight_that_tries_for_more_sends_no_burst(tmp_path: Path, per_minute: int) -> None:
+    async def main() -> None:
+        server = BucketServer(requests_per_minute=per_minute, burst_s=10, rate_headers=False)
+        run = Together(server, *(limited(server, lease=lease(tmp_path)) for _ in range(8)))
+        await run.work(400, workers=40)
+        assert run.share(200, 400, per_minute / 60) >= 0.8
+        assert run.refused(200, 400) < 0.02
+
+    virtual_time.run(main())
+
+
+def test_what_was_given_back_is_not_taken_again_by_a_late_word(tmp_path: Path) -> None:
+    one = lease(tmp_path)
+    one.renew(100.0, used=0.5, wants_more=True)
+    one.release()
+    one.tell(100.2, learnt={}, taken={})
+    assert not one.path.exists()
+
+
 def test_renewing_is_quick(tmp_path: Path) -> None:
     one = lease(tmp_path)
     start = time.perf_counter()
