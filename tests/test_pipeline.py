@@ -1,5 +1,7 @@
 """Stages: every item once, bounded queues, and an end that comes from either side."""
 
+import gc
+
 import anyio
 import pytest
 
@@ -102,3 +104,21 @@ def test_an_error_in_one_worker_ends_all_and_is_raised() -> None:
             ],
         )
     assert isinstance(caught.value.exceptions[0], ValueError)
+
+
+@pytest.mark.parametrize("own", [(700, 10, 10), (50_000, 5, 5), (0, 10, 10)])
+def test_the_collector_is_as_it_was_before(own: tuple[int, int, int]) -> None:
+    """Whoever set it seldom, or switched it off, keeps that within the run as well."""
+    within: list[tuple[int, int, int]] = []
+
+    async def look(_incoming: Incoming, _send: Send) -> None:
+        within.append(gc.get_threshold())
+
+    usual = gc.get_threshold()
+    gc.set_threshold(*own)
+    try:
+        anyio.run(run_stages, [Stage(name="look", work=look)])
+        assert gc.get_threshold() == own
+    finally:
+        gc.set_threshold(*usual)
+    assert within == [(10_000, 10, 10) if own[0] == 700 else own]

@@ -29,7 +29,7 @@ _LATE = 0.9
 """A call is late when this part of its stage's answers took less time."""
 _NEVER_BEFORE_S = 1.0
 _LOOK_EVERY_S = 0.1
-_LEARN_EVERY = 32
+_LEARN_EVERY = 128
 
 
 class _Stage:
