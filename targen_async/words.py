@@ -167,7 +167,7 @@ def find_word(word: str, sentence: str) -> tuple[int, int] | None:
     [start, end) in characters, or None: what WiC calls start1 and end1. Where the base form itself
     stands it is that one, else the first of its inflections. `word` may have several parts ("look
     after", "mother-in-law"): the first or the last of them is inflected, and they stand side by
-    side. `targen_async.export.superglue` takes the spans of WiC from here.
+    side. `targen_async.superglue` takes the spans of WiC from here.
     """
     plain = sentence.replace("\u2019", "'")
     found = next((hit for form in _patterns(word) if (hit := form.search(plain))), None)

@@ -17,7 +17,7 @@ FLOORS: dict[str, int] = {
     for floor, modules in {
         0: "errors records",
         1: "config control journal parse pipeline plan shards stats"
-        " taskcheck tasklabels taskread tasks taskspec validators words",
+        " layouts splits superglue taskcheck tasklabels taskread tasks taskspec validators words",
         2: "chat chat.adapt chat.cost chat.fallback chat.headers chat.hedge chat.http chat.lease"
         " chat.limit chat.mask chat.meter chat.named chat.post chat.quota chat.refill"
         " chat.refusals chat.reply chat.retry chat.sdk chat.stream chat.thinking chat.wire"
@@ -35,7 +35,7 @@ FLOORS: dict[str, int] = {
 """Module to floor, as in docs/architecture.md. A module imports from lower floors and, where
 nothing goes round, from its own."""
 
-WINGS = ("analysis", "export", "simulator")
+WINGS = ("analysis", "export", "finetune", "simulator")
 """Side wings: all their modules import floors 0 and 1 and their own wing."""
 WING_MAY_IMPORT = 1
 MAY_IMPORT_WINGS = 5
@@ -56,13 +56,14 @@ PLACES: dict[str, tuple[str, ...]] = {
     "tomli_w": ("config.py",),
     "uvloop": ("simulator/",),
     "yarl": ("chat/http.py", "chat/post.py"),
-    "datasets": ("export/", "analysis/reading.py"),
+    "datasets": ("export/", "finetune/", "analysis/reading.py"),
     "huggingface_hub": ("export/",),
+    "numpy": ("analysis/", "finetune/"),
     "pyarrow": ("export/", "sources.py", "analysis/reading.py"),
     "pycountry": ("analysis/entities.py",),
     "sentence_transformers": ("analysis/embedding.py",),
-    **dict.fromkeys(("numpy", "scipy", "sklearn", "threadpoolctl"), ("analysis/",)),
-    **dict.fromkeys(("torch", "transformers", "deepspeed"), ()),
+    **dict.fromkeys(("scipy", "sklearn", "threadpoolctl"), ("analysis/",)),
+    **dict.fromkeys(("torch", "transformers", "deepspeed"), ("finetune/",)),
 }
 """Third-party package to the files or folders that may import it; "" is everywhere."""
 

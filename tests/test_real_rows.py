@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from targen_async.export.superglue import LAYOUTS, from_official
+from targen_async.superglue import LAYOUTS, from_official
 from targen_async.tasks import Task, load_task
 from targen_async.validators import GROUP_VALIDATORS, VALIDATORS, check_fields, label_leak
 from targen_async.words import find_word

@@ -13,7 +13,7 @@ from targen_async.export.card import make_card
 from targen_async.export.forms import FORMS, Form, check_form, finish, write_keys, write_split
 from targen_async.export.push import open_hub, push_folder
 from targen_async.export.source import Source, read_source
-from targen_async.export.splits import split_rows
+from targen_async.splits import split_rows
 
 __all__ = ["FORMS", "Exported", "Form", "export_run"]
 

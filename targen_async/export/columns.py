@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from targen_async.export.layouts import Layout
 from targen_async.export.source import Source
-from targen_async.export.superglue import Idx, convert
+from targen_async.layouts import Layout
 from targen_async.records import Instance
+from targen_async.superglue import Idx, convert
 
 SPAN_PARTS = {"text": "string", "start": "int32", "end": "int32"}
 

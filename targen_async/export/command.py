@@ -5,7 +5,7 @@ from pathlib import Path
 
 from targen_async.errors import UserError
 from targen_async.export import FORMS, export_run
-from targen_async.export.splits import parse_shares
+from targen_async.splits import parse_shares
 
 _SHOWN_FILES = 12
 

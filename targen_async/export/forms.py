@@ -12,8 +12,8 @@ from msgspec import Struct
 from targen_async.errors import UserError
 from targen_async.export.columns import SPAN_PARTS, Column, Table, columns_of, table_of
 from targen_async.export.source import Source
-from targen_async.export.superglue import Idx, convert
 from targen_async.records import Instance
+from targen_async.superglue import Idx, convert
 
 Form = Literal["jsonl", "datasets", "parquet", "csv", "flat"]
 FORMS: tuple[Form, ...] = ("jsonl", "datasets", "parquet", "csv", "flat")

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct, field
 
 from targen_async.errors import UserError
-from targen_async.export.layouts import LAYOUTS, Layout
+from targen_async.layouts import LAYOUTS, Layout
 from targen_async.records import Instance
 from targen_async.shards import read_shards
 

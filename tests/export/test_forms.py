@@ -9,7 +9,7 @@ import pytest
 
 from targen_async.errors import UserError
 from targen_async.export import FORMS, Form, export_run
-from targen_async.export.layouts import LAYOUTS
+from targen_async.layouts import LAYOUTS
 from tests.export.readers import READERS, hub_rows
 from tests.export.runs import ROWS, back, disk_row, lines, make_run, make_task_run, provenance
 

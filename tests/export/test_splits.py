@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from targen_async.errors import UserError
-from targen_async.export.splits import group_rows, parse_shares, split_rows
 from targen_async.records import Instance
+from targen_async.splits import group_rows, parse_shares, split_rows
 from tests.export.runs import ROWS, instance
 
 THREE = {"train": 0.8, "validation": 0.1, "test": 0.1}

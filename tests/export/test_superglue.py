@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from targen_async.errors import UserError
-from targen_async.export.layouts import LAYOUTS
-from targen_async.export.superglue import convert, from_official, mentions, to_official
+from targen_async.layouts import LAYOUTS
+from targen_async.superglue import convert, from_official, mentions, to_official
 from tests.export.readers import READERS
 from tests.export.runs import ENTITIES, PASSAGE, ROWS
 

@@ -12,9 +12,9 @@ import pytest
 from targen_async import load_task, read_shards
 from targen_async.distinct import DistinctGate
 from targen_async.errors import UserError
-from targen_async.export.splits import split_rows
 from targen_async.merge import distinct_texts, merge
 from targen_async.rundir import to_line
+from targen_async.splits import split_rows
 from targen_async.tasks import prompts_root
 from targen_async.verify import Check
 from tests.running import lines, manifest, rows, targen

@@ -8,7 +8,7 @@ import random
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from targen_async.errors import UserError
 from targen_async.records import Instance
@@ -54,34 +54,51 @@ def split_rows(
     where rows come from several, whose keys say nothing about each other. Equal input gives equal
     splits. Raises UserError where a split would have no row.
     """
-    groups = _shuffled(group_rows(rows, runs), rows, runs, random_seed)
+    names = [(runs[number] if runs else "", row.key) for number, row in enumerate(rows)]
+    groups = group_rows(rows, runs)
+    return share_out(groups, names, [row.label for row in rows], shares, random_seed)
+
+
+def share_out(
+    groups: Sequence[Sequence[int]],
+    names: Sequence[tuple[str, str]],
+    labels: Sequence[str],
+    shares: Mapping[str, float],
+    random_seed: int,
+) -> dict[str, list[int]]:
+    """What `split_rows` says, for rows of any kind: `names` and `labels` have one entry a row.
+
+    The order of the names, and not that of the rows, decides with the seed what goes where.
+    """
     # A label with fewer rows than there are splits, as open labels are, cannot be shared out.
-    often = Counter(row.label for row in rows)
-    strata = [row.label if often[row.label] >= len(shares) else "" for row in rows]
+    often = Counter(labels)
+    strata = [label if often[label] >= len(shares) else "" for label in labels]
     wanted = Counter(strata)
+    ordered = sorted(groups, key=lambda group: min(names[number] for number in group))
+    random.Random(f"split:{random_seed}").shuffle(ordered)
     # Large groups first: the small ones even out what they leave. Among equals rare labels first:
     # while every split still has room for them.
-    groups.sort(key=lambda group: (-len(group), min(wanted[strata[n]] for n in group)))
-    room = {name: share * len(rows) for name, share in shares.items()}
+    ordered.sort(key=lambda group: (-len(group), min(wanted[strata[n]] for n in group)))
+    room = {name: share * len(labels) for name, share in shares.items()}
     label_room = {
         name: {label: share * count for label, count in wanted.items()}
         for name, share in shares.items()
     }
     parts: dict[str, list[int]] = {name: [] for name in shares}
-    for group in groups:
-        labels = Counter(strata[number] for number in group)
+    for group in ordered:
+        held = Counter(strata[number] for number in group)
         fitting = [name for name in shares if room[name] >= len(group) - _WHOLE]
         # Where it fits nowhere, all room is smaller than the group: any split may go over once.
         fitting = fitting or [name for name in shares if room[name] > _WHOLE] or list(shares)
-        name = max(fitting, key=lambda name: _need(label_room[name], labels))
+        name = max(fitting, key=lambda name: _need(label_room[name], held))
         parts[name] += group
         room[name] -= len(group)
-        for label, count in labels.items():
+        for label, count in held.items():
             label_room[name][label] -= count
     for name, numbers in parts.items():
         if not numbers:
             raise UserError(
-                f"the split {name!r} would have no row: its share of {len(rows)} rows in "
+                f"the split {name!r} would have no row: its share of {len(labels)} rows in "
                 f"{len(groups)} groups is too small"
             )
         numbers.sort()
@@ -95,7 +112,26 @@ def _need(room: Mapping[str, float], labels: Mapping[str, int]) -> float:
 
 def group_rows(rows: Sequence[Instance], runs: Sequence[str] = ()) -> list[list[int]]:
     """The groups: numbers of rows that must not be separated, ascending, by first row."""
-    parent = list(range(len(rows)))
+    return group_marked(
+        [row_marks(row, runs[number] if runs else "") for number, row in enumerate(rows)]
+    )
+
+
+def row_marks(row: Instance, run: str = "") -> tuple[str, ...]:
+    """What a row has in common with those it must not be separated from."""
+    texts = (plain_text(row.provenance.seed), *text_marks(row.fields))
+    return (f"seed {run} {row.key.rpartition('/')[0]}", *(text for text in texts if text))
+
+
+def text_marks(fields: Mapping[str, str]) -> tuple[str, ...]:
+    """The texts of a row that make rows one group, in one spelling."""
+    shared = (plain_text(fields.get(name, "")) for name in SHARED_FIELDS)
+    return tuple(text for text in shared if text)
+
+
+def group_marked(marks: Sequence[Iterable[str]]) -> list[list[int]]:
+    """Rows that have a mark in common, however many steps apart, are one group."""
+    parent = list(range(len(marks)))
 
     def root(number: int) -> int:
         while parent[number] != number:
@@ -103,35 +139,21 @@ def group_rows(rows: Sequence[Instance], runs: Sequence[str] = ()) -> list[list[
             number = parent[number]
         return number
 
-    first: dict[tuple[str, str], int] = {}
-    for number, row in enumerate(rows):
-        run = runs[number] if runs else ""
-        marks = [(f"seed {run}", row.key.rpartition("/")[0])]
-        texts = [row.provenance.seed, *(row.fields.get(name, "") for name in SHARED_FIELDS)]
-        marks += [("text", plain) for text in texts if (plain := _plain(text))]
-        for mark in marks:
+    first: dict[str, int] = {}
+    for number, held in enumerate(marks):
+        for mark in held:
             a, b = root(first.setdefault(mark, number)), root(number)
             parent[max(a, b)] = min(a, b)
     groups: dict[int, list[int]] = {}
-    for number in range(len(rows)):
+    for number in range(len(marks)):
         groups.setdefault(root(number), []).append(number)
     return list(groups.values())
 
 
-def _plain(text: str) -> str:
-    """The letters and digits of a text in one case: what two spellings of one text share."""
+def plain_text(text: str) -> str:
+    """The letters and digits of a text in one case: what two spellings of one text share.
+
+    It holds no blank where it holds a letter, so it is never the mark of a seed.
+    """
     folded = unicodedata.normalize("NFKC", text).casefold()
     return "".join(char for char in folded if char.isalnum()) or text.strip()
-
-
-def _shuffled(
-    groups: list[list[int]], rows: Sequence[Instance], runs: Sequence[str], random_seed: int
-) -> list[list[int]]:
-    """In an order that the random seed decides, and not the order of the rows."""
-
-    def name(group: list[int]) -> tuple[str, str]:
-        return min((runs[n] if runs else "", rows[n].key) for n in group)
-
-    ordered = sorted(groups, key=name)
-    random.Random(f"split:{random_seed}").shuffle(ordered)
-    return ordered

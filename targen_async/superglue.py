@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from targen_async.errors import UserError
-from targen_async.export.layouts import LAYOUTS, Layout, layout_of
+from targen_async.layouts import LAYOUTS, Layout, layout_of
 from targen_async.words import find_word
 
 Fields = Mapping[str, str]
