@@ -274,17 +274,51 @@ def _our_label(layout: Layout, value: Mapping[str, Any]) -> str | None:
 
 def _from_wsc(value: Mapping[str, Any]) -> dict[str, str]:
     """The spans as they stand in the text: the official ones differ in capitals or line ends."""
-    text, target = str(value["text"]), value["target"]
+    text, found = str(value["text"]), official_spans("wsc", value)
     fields = {"text": text}
+    for name in ("span1", "span2"):
+        start, end = found.get(name, (0, 0))
+        fields[name] = text[start:end] or str(value["target"][f"{name}_text"])
+    return fields
+
+
+# ---- where the words stand that a row asks about
+
+
+def spans_of(task: str, fields: Fields) -> dict[str, tuple[int, int]]:
+    """[start, end) of what a row of ours asks about, in characters; what is not found is left out.
+
+    Of wsc `span1` and `span2` in the text, of wic the word in `sentence1` and `sentence2`.
+    """
+    found: dict[str, tuple[int, int] | None] = {}
+    if task == "wsc":
+        pronoun = _find(fields["text"], fields["span2"])
+        noun = _find(fields["text"], fields["span1"], beside=pronoun or (0, 0))
+        found = {"span1": noun, "span2": pronoun}
+    elif task == "wic":
+        names = ("sentence1", "sentence2")
+        found = {name: find_word(fields["word"], fields[name]) for name in names}
+    return {name: span for name, span in found.items() if span}
+
+
+def official_spans(task: str, value: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """What `spans_of` tells, of an official object, by its own indices; a row's pronoun may stand
+    in the text twice. Empty for the other tasks."""
+    if task == "wic":
+        return {f"sentence{n}": (int(value[f"start{n}"]), int(value[f"end{n}"])) for n in "12"}
+    if task != "wsc":
+        return {}
+    text, target = str(value["text"]), value["target"]
     words = list(re.finditer(r"\S+", text))
+    found: dict[str, tuple[int, int]] = {}
     for name in ("span1", "span2"):
         span, index = str(target[f"{name}_text"]), int(target[f"{name}_index"])
         pattern = re.compile(r"\s+".join(map(re.escape, span.split())), re.IGNORECASE)
         word = words[index] if index < len(words) else None
         there = pattern.search(text, word.start()) if word else None
-        fits = word and there and there.start() < word.end()
-        fields[name] = there[0] if fits and there else span
-    return fields
+        if word and there and there.start() < word.end():
+            found[name] = there.span()
+    return found
 
 
 def _from_multirc(value: Mapping[str, Any]) -> list[Row]:

@@ -37,7 +37,7 @@ def load_examples(source: str | Path, task: str, split: Split) -> Loaded:
     """Examples of a task from a run's folder, a folder of official JSONL or the hub.
 
     `source`: a folder, or `aps/super_glue` for the hub. A run has no splits of its own: all of it
-    is `train`. AX-b and AX-g have one split, `test`, under whatever name but `train` it is asked for.
+    is `train`. AX-b and AX-g have one split, `test`, whatever name but `train` it is asked for by.
     Raises UserError, one sentence that names file and line, for what cannot be used.
     """
     layout = layout_of(task)

@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 
 from targen_async.errors import UserError
-from targen_async.finetune.schema import Example, import_datasets
+from targen_async.finetune.schema import Example, field_fault, import_datasets
 from targen_async.layouts import Layout, layout_of
 from targen_async.splits import text_marks
-from targen_async.superglue import Idx, from_official
+from targen_async.superglue import Idx, from_official, official_spans, spans_of
 
 HUB = "aps/super_glue"
 FILES: Mapping[str, str] = {"train": "train", "validation": "val", "test": "test"}
@@ -50,6 +50,7 @@ def read_official(path: Path, task: str, split: str) -> Iterator[Example]:
                 pairs = from_official(task, value)
                 idxs = list(_idxs(task, value))
                 answers = list(_answers(task, value, len(pairs)))
+                spans = official_spans(task, value)
             except UserError as error:
                 raise UserError(f"{place}: {error}") from error
             except (KeyError, TypeError, ValueError) as error:
@@ -57,12 +58,25 @@ def read_official(path: Path, task: str, split: str) -> Iterator[Example]:
                     f"{place}: this is no object of {layout.folder}: {error!r}"
                 ) from error
             for (fields, label), idx, right in zip(pairs, idxs, answers, strict=True):
-                if label is None and split != "test" and not layout.only_test:
-                    raise UserError(f"{place}: it has no label, and {split} needs one")
-                yield make_example(task, split, rows, fields, label, right, idx)
+                _check(layout, task, split, fields, label, place)
+                yield make_example(task, split, rows, fields, label, right, idx, spans)
                 rows += 1
     if not rows:
         raise UserError(f"{path} is empty: it has no example of {task}")
+
+
+def _check(
+    layout: Layout,
+    task: str,
+    split: str,
+    fields: Mapping[str, str],
+    label: str | None,
+    place: str,
+) -> None:
+    if fault := field_fault(task, fields):
+        raise UserError(f"{place}: {fault}")
+    if label is None and split != "test" and not layout.only_test:
+        raise UserError(f"{place}: it has no label, and {split} needs one")
 
 
 def _object(line: bytes, place: str) -> dict[str, Any]:
@@ -106,6 +120,7 @@ def make_example(
     label: str | None,
     answers: tuple[str, ...],
     idx: Idx,
+    spans: Mapping[str, tuple[int, int]],
 ) -> Example:
     """The `number`-th example of a split, with what binds it to others."""
     layout = layout_of(task)
@@ -125,6 +140,7 @@ def make_example(
         answers=answers,
         idx=idx,
         unit=unit,
+        spans={**spans_of(task, fields), **spans},
         bound=(unit, *text_marks(fields)),
     )
 
@@ -146,12 +162,21 @@ def read_hub(task: str, split: str, repository: str = HUB) -> Iterator[Example]:
     for number, row in enumerate(rows):
         place = f"{repository} {name} {wanted} row {number}"
         try:
-            fields, label, answers = _from_hub(task, layout, row)
+            value = _as_official(task, row)
+            fields, label, answers = _from_hub(task, layout, value)
+            spans = official_spans(task, value)
         except (KeyError, TypeError, IndexError) as error:
             raise UserError(f"{place}: this is no row of {name}: {error!r}") from error
-        if label is None and split != "test" and not layout.only_test:
-            raise UserError(f"{place}: it has no label, and {split} needs one")
-        yield make_example(task, split, number, fields, label, answers, row["idx"])
+        _check(layout, task, split, fields, label, place)
+        yield make_example(task, split, number, fields, label, answers, row["idx"], spans)
+
+
+def _as_official(task: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """On the hub the target of wsc is laid flat."""
+    if task != "wsc":
+        return row
+    names = ("span1_text", "span1_index", "span2_text", "span2_index")
+    return {**row, "target": {name: row[name] for name in names}}
 
 
 def _from_hub(
@@ -167,6 +192,6 @@ def _from_hub(
         return fields, answers[0] if answers else None, answers
     label = None if row["label"] < 0 else tuple(layout.classes)[row["label"]]
     if task == "wsc":
-        spans = {k: row[k] for k in ("span1_text", "span1_index", "span2_text", "span2_index")}
-        return from_official("wsc", {"text": row["text"], "target": spans})[0][0], label, ()
+        unlabelled = {"text": row["text"], "target": row["target"]}
+        return from_official("wsc", unlabelled)[0][0], label, ()
     return {name: str(row[name]) for name in layout.fields}, label, ()

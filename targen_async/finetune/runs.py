@@ -9,11 +9,12 @@ import orjson
 from msgspec import Struct
 
 from targen_async.errors import UserError
-from targen_async.finetune.schema import Example
+from targen_async.finetune.schema import Example, field_fault
 from targen_async.layouts import Layout, layout_of
 from targen_async.records import Instance
 from targen_async.shards import to_instance
 from targen_async.splits import row_marks
+from targen_async.superglue import spans_of
 
 MANIFEST = "manifest.json"
 
@@ -105,6 +106,8 @@ def _check(instance: Instance, task: str, layout: Layout, place: str) -> None:
     lacking = next((name for name in layout.fields if name not in fields), None)
     if lacking:
         raise UserError(f"{place}: the row has no field {lacking!r}, which {task} needs")
+    if fault := field_fault(task, fields):
+        raise UserError(f"{place}: {fault}")
     if layout.labels and label not in layout.labels:
         known = ", ".join(layout.labels)
         raise UserError(f"{place}: the label {label!r} is none of {task}'s ({known})")
@@ -122,6 +125,7 @@ def _example(instance: Instance, layout: Layout, number: int, run: str) -> Examp
         answers=() if layout.labels else (instance.label,),
         idx=number,
         unit=_unit(instance, fields),
+        spans=spans_of(instance.task, fields),
         bound=row_marks(instance, run),
     )
 

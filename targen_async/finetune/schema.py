@@ -30,6 +30,8 @@ class Example(Struct, frozen=True, kw_only=True):
     """What a submission calls it by; of a run's row, its number."""
     unit: str
     """What a metric counts as one: all answers to a question of MultiRC, the twins of AX-g."""
+    spans: Mapping[str, tuple[int, int]] = {}
+    """Of wsc and wic: [start, end) of what is asked about, in characters; see `spans_of`."""
     bound: tuple[str, ...] = ()
     """Marks: two examples that share one must not stand in different splits."""
 
@@ -45,6 +47,17 @@ def labels_of(task: str) -> tuple[str, ...]:
 def entities_of(example: Example) -> tuple[str, ...]:
     """The names that an example of ReCoRD chooses from, each once."""
     return tuple(dict.fromkeys(e for e in example.fields["entities"].split("\n") if e.strip()))
+
+
+def field_fault(task: str, fields: Mapping[str, str]) -> str | None:
+    """Why no form can be made of these fields, in a few words; None if one can."""
+    if task == "copa" and fields["question"] not in ("cause", "effect"):
+        return f"the question is {fields['question']!r}, neither cause nor effect"
+    if task == "record" and "@placeholder" not in fields["query"]:
+        return "the query has no @placeholder"
+    if task == "record" and not fields["entities"].strip():
+        return "there are no entities to choose from"
+    return None
 
 
 def check_trainable(task: str) -> None:
