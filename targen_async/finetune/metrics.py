@@ -219,8 +219,9 @@ def _macro_f1(sums: Sums) -> Sums:
 
 
 def _matthews(sums: Sums) -> Sums:
-    """The correlation for any number of classes (Gorodkin 2004); 0 where a side is constant. Answers
-    outside the labels are a class of their own."""
+    """The correlation for any number of classes (Gorodkin 2004); 0 where a side is constant.
+
+    Answers outside the labels are a class of their own."""
     each = sums[..., :-1].reshape(*sums.shape[:-1], -1, 3)
     right, total = each[..., 0].sum(-1), sums[..., -1]
     said = np.concatenate([each[..., 1], (total - each[..., 1].sum(-1))[..., None]], -1)
@@ -254,8 +255,9 @@ def _parity(examples: Sequence[Example], answers: Answers) -> tuple[float, ...]:
 
 
 def normal_answer(text: str) -> str:
-    """As SQuAD's evaluation compares answers (Rajpurkar et al. 2016), and ReCoRD's after it: without
-    case, punctuation, articles and extra blanks."""
+    """As SQuAD's evaluation compares answers (Rajpurkar et al. 2016), and ReCoRD's after it.
+
+    Case, punctuation, articles and extra blanks do not count."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 

@@ -9,7 +9,7 @@ import orjson
 from targen_async.errors import UserError
 from targen_async.finetune.schema import Example, field_fault, import_datasets
 from targen_async.layouts import Layout, layout_of
-from targen_async.splits import text_marks
+from targen_async.splits import plain_text, text_marks
 from targen_async.superglue import Idx, from_official, official_spans, spans_of
 
 HUB = "aps/super_glue"
@@ -132,6 +132,8 @@ def make_example(
         # The release has the two genders of a sentence as neighbours; its pair_id names the pair of
         # premise and hypothesis, and no two rows share one.
         unit = f"pair {idx // 2}"
+    # Rows of one word share sentences, as those of a run share their seed.
+    word = (plain_text(fields["word"]),) if task == "wic" else ()
     return Example(
         task=task,
         key=key,
@@ -141,7 +143,7 @@ def make_example(
         idx=idx,
         unit=unit,
         spans={**spans_of(task, fields), **spans},
-        bound=(unit, *text_marks(fields)),
+        bound=(unit, *text_marks(fields), *word),
     )
 
 

@@ -12,7 +12,8 @@ from targen_async.finetune.schema import Example
 from targen_async.layouts import layout_of
 
 _WORDS: Mapping[str, Mapping[str, str]] = {
-    **dict.fromkeys(("boolq", "wic"), {"true": "true", "false": "false"}),
+    "boolq": {"true": "true", "false": "false"},
+    "wic": {"true": "true", "false": "false"},
     "wsc": {"true": "True", "false": "False"},
 }
 """The benchmark's server wants JSON booleans as these texts."""
