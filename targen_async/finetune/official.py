@@ -127,11 +127,11 @@ def make_example(
     key = f"{task}/{split}/{number}"
     unit = key
     if isinstance(idx, dict) and task == "multirc":
-        unit = f"question {idx['paragraph']} {idx['question']}"
+        unit = f"{task}/{split}/question {idx['question']} of {idx['paragraph']}"
     elif isinstance(idx, int) and task == "axg":
         # The release has the two genders of a sentence as neighbours; its pair_id names the pair of
         # premise and hypothesis, and no two rows share one.
-        unit = f"pair {idx // 2}"
+        unit = f"{task}/{split}/pair {idx // 2}"
     # Rows of one word share sentences, as those of a run share their seed.
     word = (plain_text(fields["word"]),) if task == "wic" else ()
     return Example(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from targen_async.finetune.posed import (
     Pairs,
+    long_text,
     marked,
     options_of,
     plain_paragraph,
@@ -23,7 +24,12 @@ COPA_QUESTIONS: Mapping[str, str] = {
 
 
 def _pairs(example: Example, *texts: tuple[str, str | None]) -> Pairs:
-    return Pairs(texts=texts, options=options_of(example), right=right_of(example))
+    return Pairs(
+        texts=texts,
+        options=options_of(example),
+        right=right_of(example),
+        longer=int(bool(texts[0][1]) and texts[0][1] == long_text(example)),
+    )
 
 
 def _two(first: str, second: str) -> Callable[[Example], Pairs]:

@@ -2,6 +2,7 @@
 
 import re
 import string
+from collections.abc import Mapping
 
 from msgspec import Struct
 
@@ -20,6 +21,8 @@ class Pairs(Struct, frozen=True, kw_only=True):
     options: tuple[str, ...]
     right: tuple[int, ...]
     """Which options are right; several in ReCoRD only, none where the label is kept back."""
+    longer: int
+    """The segment to shorten where a pair is too long for the model: 0 or 1."""
 
     @property
     def compared(self) -> bool:
@@ -35,6 +38,9 @@ class Posed(Struct, frozen=True, kw_only=True):
     """What stands for each option in the model's words."""
     options: tuple[str, ...]
     right: tuple[int, ...]
+    cut: tuple[int, int] | None = None
+    """[start, end) of the passage or premise in `source`: what to shorten where it is too long for
+    the model, so that question, examples and `Output:` stay. None: the whole is short."""
     by_length: bool = False
     """Is a choice's log-likelihood divided by its number of tokens, as they differ in length?"""
 
@@ -54,12 +60,14 @@ def posed(
     example: Example, source: str, choices: tuple[str, ...] = (), *, by_length: bool = False
 ) -> Posed:
     """A text form; `choices` are the options' own names where not given."""
-    options = options_of(example)
+    options, long = options_of(example), long_text(example)
+    start = source.rfind(long) if long else -1
     return Posed(
         source=source,
         choices=choices or options,
         options=options,
         right=right_of(example),
+        cut=(start, start + len(long)) if start >= 0 else None,
         by_length=by_length,
     )
 
@@ -79,6 +87,26 @@ def read_answer(form: Posed, text: str) -> str | None:
 
 def _bare(text: str) -> str:
     return text.strip(string.whitespace + ".,;:!?\"'").casefold()
+
+
+_LONG: Mapping[str, str] = {
+    "axb": "sentence1",
+    "axg": "premise",
+    "boolq": "passage",
+    "cb": "premise",
+    "multirc": "paragraph",
+    "record": "passage",
+    "rte": "premise",
+}
+"""The field that may be of any length."""
+
+
+def long_text(example: Example) -> str:
+    """The one text of an example that may be of any length, as the forms show it; or none."""
+    text = example.fields[_LONG[example.task]] if example.task in _LONG else ""
+    if example.task == "record":
+        return plain_passage(text)
+    return plain_paragraph(text) if example.task == "multirc" else text
 
 
 def marked(text: str, *spans: tuple[tuple[int, int] | None, str]) -> str:

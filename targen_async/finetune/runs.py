@@ -78,7 +78,7 @@ def read_run(folder: Path, task: str, manifest: RunManifest) -> Iterator[Example
             except ValueError as error:
                 raise UserError(f"{place}: this is no row of a run: {error}") from error
             _check(instance, task, layout, place)
-            yield _example(instance, layout, number, folder.name)
+            yield _example(instance, layout, number, str(folder))
             number += 1
 
 

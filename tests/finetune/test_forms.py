@@ -192,6 +192,39 @@ def test_decoders_complete_a_prompt() -> None:
     ]
 
 
+LONG = ["axb", "axg", "boolq", "cb", "multirc", "record", "rte"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_form_says_what_may_be_shortened(tmp_path: Path, task: str) -> None:
+    (found, *_) = examples_of(tmp_path / "run", task)
+    first = {"axb": "sentence1", "axg": "premise", "cb": "premise", "rte": "premise"}
+    name = first.get(task, "paragraph" if task == "multirc" else "passage")
+    forms = [pose(found, "encoder-decoder"), pose(found, "decoder")]
+    forms.append(pose_instructed(found, Instruction(task=task)))
+    for form in forms:
+        if task not in LONG:
+            assert form.cut is None
+            continue
+        assert form.cut
+        start, end = form.cut
+        assert form.source[start:end] == found.fields[name]
+    pairs = pose_pairs(found)
+    if task in LONG:
+        assert pairs.texts[0][pairs.longer] == found.fields[name]
+
+
+def test_of_an_instruction_the_instance_is_shortened_and_no_example(tmp_path: Path) -> None:
+    train = [
+        example("boolq", n, label, fields={"passage": "It rains.", "question": "does it"})
+        for n, label in enumerate(("true", "false", "true"))
+    ]
+    instruction, rest = take_demonstrations(train, 1, 0)
+    form = pose_instructed(rest[0], instruction)
+    assert form.cut
+    assert form.source.index("Now complete") < form.cut[0]
+
+
 def test_another_form_has_another_digest() -> None:
     digests = {form_digest(task, family) for task in TASKS for family in TEXT_FAMILIES}
     # T5 puts AX-b and AX-g as RTE, and the probe's fields tell them apart only in AX-b.
