@@ -1,1 +1,5 @@
-"""From rows to a measured model: data, forms, batches and metrics need no torch, the rest does."""
+"""From rows to a measured model.
+
+Read: schema, runs, official, data. Ask: posed, pairs, text2text, completions, forms, instructions.
+Feed: batches. Measure: metrics, predictions. None of these needs torch.
+"""

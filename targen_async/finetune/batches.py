@@ -87,9 +87,9 @@ def plan_batches(
 def epoch_steps(plan: BatchPlan, epoch: int) -> list[Step]:
     """The steps of an epoch in order: every example once, every batch with at least one.
 
-    A pure function of the plan and the epoch. All epochs have the same number of steps, so step s
-    of a run is step s % n of epoch s // n. Examples of equal padded length change places from epoch
-    to epoch.
+    A pure function of the plan and the epoch, and of numpy's generator, whose stream may change
+    with a version of numpy. All epochs have the same number of steps, so step s of a run is step
+    s % n of epoch s // n. Examples of equal padded length change places from epoch to epoch.
     """
     draw = np.random.default_rng([_DRAWN, plan.random_seed, epoch])
     source, target = _padded(plan, plan.sources), _padded(plan, plan.targets)

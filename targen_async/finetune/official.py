@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from targen_async.errors import UserError
-from targen_async.finetune.schema import Example, field_fault, import_datasets
+from targen_async.finetune.schema import Example, field_fault, import_datasets, short_marks
 from targen_async.layouts import Layout, layout_of
 from targen_async.splits import plain_text, text_marks
 from targen_async.superglue import Idx, from_official, official_spans, spans_of
@@ -143,7 +143,7 @@ def make_example(
         idx=idx,
         unit=unit,
         spans={**spans_of(task, fields), **spans},
-        bound=(unit, *text_marks(fields), *word),
+        bound=short_marks((unit, *text_marks(fields), *word)),
     )
 
 

@@ -9,7 +9,7 @@ import orjson
 from msgspec import Struct
 
 from targen_async.errors import UserError
-from targen_async.finetune.schema import Example, field_fault
+from targen_async.finetune.schema import Example, field_fault, short_marks
 from targen_async.layouts import Layout, layout_of
 from targen_async.records import Instance
 from targen_async.shards import to_instance
@@ -124,14 +124,16 @@ def _example(instance: Instance, layout: Layout, number: int, run: str) -> Examp
         label=instance.label,
         answers=() if layout.labels else (instance.label,),
         idx=number,
-        unit=_unit(instance, fields),
+        unit=short_marks((_unit(instance, fields),))[0],
         spans=spans_of(instance.task, fields),
-        bound=row_marks(instance, run),
+        bound=short_marks(row_marks(instance, run)),
     )
 
 
 def _unit(instance: Instance, fields: Mapping[str, str]) -> str:
-    seed = instance.key.rpartition("/")[0]
+    """Answers to one question of a paragraph are one, and so are twins of one seed."""
     if instance.task == "multirc":
-        return f"{seed} {fields['question']}"
-    return seed if instance.task == "axg" else instance.key
+        return f"{fields['paragraph']} {fields['question']}"
+    if instance.task == "axg":
+        return f"{instance.key.rpartition('/')[0]} {fields['hypothesis']}"
+    return instance.key

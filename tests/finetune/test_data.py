@@ -20,7 +20,7 @@ from targen_async.finetune.data import (
     split_examples,
 )
 from targen_async.finetune.official import read_hub
-from targen_async.finetune.schema import content_digest, labels_of, to_dataset
+from targen_async.finetune.schema import Example, content_digest, labels_of, to_dataset
 from targen_async.layouts import LAYOUTS
 from tests.export.runs import back, make_task_run
 from tests.finetune.made import (
@@ -57,6 +57,17 @@ def test_the_rows_of_a_run_are_examples(tmp_path: Path, task: str) -> None:
         assert (one.key, one.label) == (row.key, row.label)
         assert one.fields == {name: row.fields[name] for name in LAYOUTS[task].fields}
         assert one.answers == ((row.label,) if task == "record" else ())
+
+
+@pytest.mark.parametrize(("task", "sizes"), [("multirc", {4, 8}), ("axg", {2}), ("wsc", {1})])
+def test_what_a_metric_counts_as_one_is_told(tmp_path: Path, task: str, sizes: set[int]) -> None:
+    """All answers to a question, both twins; in any other task every row by itself."""
+    run = run_of(tmp_path / "run", task)
+    export_run(run, to="jsonl", out=tmp_path / "official")
+    split = "test" if task == "axg" else "train"
+    for source, name in ((run, "train"), (tmp_path / "official", split)):
+        found = load_examples(source, task, name).examples  # type: ignore[arg-type]
+        assert set(Counter(one.unit for one in found).values()) == sizes
 
 
 def test_a_real_run_of_the_command_is_read(tmp_path: Path) -> None:
@@ -300,13 +311,22 @@ def test_sets_are_cut_to_the_smallest() -> None:
     }
 
 
+def _seed(one: Example) -> str:
+    return one.key.rpartition("/")[0]
+
+
+def _longest_text(one: Example) -> str:
+    return max(one.fields.values(), key=len)
+
+
 @pytest.mark.parametrize("task", ["multirc", "wsc", "axg", "record"])
 def test_splits_share_no_seed_text_or_passage(tmp_path: Path, task: str) -> None:
     found = examples_of(tmp_path / "run", task, times=20)
     parts = split_examples(found, {"train": 0.8, "validation": 0.2}, 5)
     assert sum(map(len, parts.values())) == len(found)
-    train, held_out = ({m for one in parts[name] for m in one.bound} for name in parts)
-    assert not train & held_out
+    for mark in (_seed, _longest_text):
+        train, held_out = ({mark(one) for one in parts[name]} for name in parts)
+        assert not train & held_out
     again = split_examples(list(reversed(found)), {"train": 0.8, "validation": 0.2}, 5)
     assert {one.key for one in again["train"]} == {one.key for one in parts["train"]}
 
