@@ -159,6 +159,16 @@ def _add_after(commands: Any, arguments: Sequence[str]) -> None:  # noqa: ANN401
 
         add_analysis_arguments(analyze)
     analyze.set_defaults(run=_analyze)
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure a fine-tuned model with SuperGLUE's metrics",
+        description="Measure a model with SuperGLUE's metrics; predictions and submission files.",
+    )
+    if "evaluate" in arguments:
+        from targen_async.finetune.command import add_arguments as add_evaluate_arguments
+
+        add_evaluate_arguments(evaluate)
+    evaluate.set_defaults(run=_evaluate)
 
 
 _AGAIN = {
@@ -255,6 +265,12 @@ def _simulate(options: argparse.Namespace) -> int:
             f"cannot listen on {options.host}:{options.port}: {error.strerror}; try --port 0"
         ) from error
     return EXIT_OK
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from targen_async.finetune.command import run
+
+    return run(options)
 
 
 def _new(options: argparse.Namespace) -> int:

@@ -52,7 +52,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "openai": ("chat/sdk.py",),
     "orjson": ("",),
     "rensa": ("distinct.py", "analysis/duplicates.py"),
-    "rich": ("live.py", "outlets.py", "terminal.py", "watch.py"),
+    "rich": ("finetune/curve.py", "live.py", "outlets.py", "terminal.py", "watch.py"),
     "tomli_w": ("config.py",),
     "uvloop": ("simulator/",),
     "yarl": ("chat/http.py", "chat/post.py"),
@@ -63,7 +63,9 @@ PLACES: dict[str, tuple[str, ...]] = {
     "pycountry": ("analysis/entities.py",),
     "sentence_transformers": ("analysis/embedding.py",),
     **dict.fromkeys(("scipy", "sklearn", "threadpoolctl"), ("analysis/",)),
-    **dict.fromkeys(("torch", "transformers", "deepspeed"), ("finetune/",)),
+    **dict.fromkeys(
+        ("torch", "transformers", "tokenizers", "safetensors", "deepspeed"), ("finetune/",)
+    ),
 }
 """Third-party package to the files or folders that may import it; "" is everywhere."""
 

@@ -1,0 +1,161 @@
+"""Checkpoints that are whole or do not count: what they hold is written first, `COMPLETE` last."""
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from hashlib import file_digest
+from pathlib import Path
+
+import msgspec
+import torch
+from msgspec import Struct
+
+from targen_async.errors import RunStopped
+from targen_async.finetune.engine import Engine
+
+COMPLETE = "COMPLETE"
+_PROGRESS = "progress.json"
+_NAME = "step-{:08d}"
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """Where a run stands, besides weights and optimiser state."""
+
+    step: int = 0
+    """Steps that are done."""
+    best: float | None = None
+    """The best evaluation so far."""
+    worse: int = 0
+    """Evaluations since then."""
+    ended: bool = False
+    """Stopped early: there is nothing to go on with."""
+    ranks: int = 1
+
+
+class Seal(Struct, frozen=True):
+    bytes: int
+    sha256: str
+
+
+def save_checkpoint(folder: Path, engine: Engine, progress: Progress, keep: int) -> None:
+    """Every rank calls it. Raises RunStopped where the disk is full; older checkpoints stay."""
+    path = folder / _NAME.format(progress.step)
+    if engine.rank == 0:
+        if path.exists():  # Left half-written by a start that died, or damaged.
+            shutil.rmtree(path)
+        path.mkdir(parents=True)
+    engine.any_of([False])
+    try:
+        engine.save(path)
+        torch.save(_random_state(), path / f"random-{engine.rank}.pt")
+        failed = ""
+    except (OSError, RuntimeError) as error:
+        failed = str(error).split("\n")[0]
+    if engine.any_of([bool(failed)])[0]:
+        raise RunStopped(
+            f"{path} could not be written ({failed or 'on another rank'}); the checkpoint before "
+            "it is whole"
+        )
+    if engine.rank == 0:
+        (path / _PROGRESS).write_bytes(msgspec.json.encode(progress))
+        _seal(path)
+        whole = sorted(p for p in folder.iterdir() if (p / COMPLETE).is_file())
+        for old in whole[:-keep]:
+            (old / COMPLETE).unlink()  # First, so that no part of it is taken for the whole.
+            shutil.rmtree(old)
+    engine.any_of([False])
+
+
+def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest one that is whole; says of every newer one what is wrong with it."""
+    found = sorted(folder.glob("step-*"), reverse=True) if folder.is_dir() else []
+    for path in found:
+        fault = checkpoint_fault(path)
+        if fault is None:
+            return path
+        say(f"{path} is not used: {fault}")
+    return None
+
+
+def checkpoint_fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint; None: nothing."""
+    try:
+        seals = msgspec.json.decode((path / COMPLETE).read_bytes(), type=dict[str, Seal])
+    except OSError:
+        return f"it has no {COMPLETE}, so its writing was cut off"
+    except msgspec.DecodeError:
+        return f"its {COMPLETE} is damaged"
+    for name, seal in seals.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != seal.bytes or _hash(file) != seal.sha256:
+            return f"{name} is not what was written (size or SHA-256 differ)"
+    return None
+
+
+def load_checkpoint(path: Path, engine: Engine) -> Progress:
+    """Weights, optimiser and random state of this rank. Raises RunStopped for another number of
+    ranks than it was written by."""
+    progress = msgspec.json.decode((path / _PROGRESS).read_bytes(), type=Progress)
+    if progress.ranks != engine.ranks:
+        raise RunStopped(
+            f"{path} was written by {progress.ranks} ranks and this start has {engine.ranks}: "
+            "start it with as many"
+        )
+    engine.load(path)
+    state = torch.load(path / f"random-{engine.rank}.pt", weights_only=True)
+    torch.set_rng_state(state["torch"])
+    if engine.device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], engine.device)
+    return progress
+
+
+def check_room(folder: Path, parameters: int, keep: int) -> None:
+    """Raises RunStopped where `keep` checkpoints and one in the writing would not fit: weights and
+    two moments in float32."""
+    needed = parameters * 12 * (keep + 1)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise RunStopped(
+            f"{folder}: {keep + 1} checkpoints take {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB "
+            "are free; make room, or set `training.keep` lower"
+        )
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    state = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def seed_rank(random_seed: int, rank: int) -> None:
+    """Dropout of each rank draws from a stream of its own."""
+    torch.manual_seed(random.Random(f"rank:{random_seed}:{rank}").getrandbits(63))
+
+
+def _seal(path: Path) -> None:
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    seals = {str(f.relative_to(path)): Seal(f.stat().st_size, _hash(f)) for f in files}
+    for file in files:
+        _to_disk(file)
+    half = path / f"{COMPLETE}.half"
+    half.write_bytes(msgspec.json.encode(seals))
+    _to_disk(half)
+    half.replace(path / COMPLETE)
+    _to_disk(path)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _to_disk(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

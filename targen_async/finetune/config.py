@@ -1,0 +1,176 @@
+"""A training run's configuration: one TOML file, every key known."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from targen_async.errors import UserError
+from targen_async.finetune.forms import Family
+from targen_async.finetune.schema import check_trainable
+from targen_async.layouts import layout_of
+
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+Share = Annotated[float, Meta(ge=0, lt=1)]
+Positive = Annotated[float, Meta(gt=0)]
+
+
+class ModelChoice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which weights to begin with."""
+
+    family: Family
+    init: Annotated[str, Meta(min_length=1)] = "config"
+    """`config`: random weights of `size`, with a tokenizer trained on the training split. Else a
+    folder or a name on the hub, with weights as safetensors."""
+    size: str = "tiny"
+    """Of `init = "config"`: a name of the table in finetune/sizes.py."""
+    vocabulary: Annotated[int, Meta(ge=300, le=1_000_000)] = 2000
+    """Of `init = "config"`: entries of the byte-level BPE."""
+    max_source: Annotated[int, Meta(ge=16)] = 256
+    """Most tokens of what a model reads: a pair, a source, or a prompt with its answer."""
+    max_target: Annotated[int, Meta(ge=2)] = 32
+    """Most tokens of what an encoder-decoder writes."""
+    dropout: Share | None = None
+    """Of `init = "config"`; the architecture's own where unset."""
+
+
+class Source(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Examples of one task, from a run, official files or the hub."""
+
+    task: str
+    source: Annotated[str, Meta(min_length=1)]
+    split: Literal["train", "validation", "test"] = "train"
+    rows: Count | None = None
+    """A seeded cut; all of them where unset."""
+    weight: Positive = 1.0
+    """Share in the mixture, relative to the others'; only with `data.rows`."""
+
+
+class DataChoice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    train: Annotated[tuple[Source, ...], Meta(min_length=1)]
+    validation: tuple[Source, ...] = ()
+    held_out: Share = 0.0
+    """Share of each training source cut off for validation, with nothing on both sides."""
+    rows: Count | None = None
+    """Rows of an epoch of the mixture, dealt out by weight; every row once where unset."""
+    instructed: bool = False
+    """Put definition, labels and examples before every instance (Natural Instructions)."""
+    demonstrations: Annotated[int, Meta(ge=0, le=32)] = 0
+    """Of an instruction: examples of each label, taken out of the training set."""
+
+
+class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    epochs: Positive = 3.0
+    steps: Count | None = None
+    """In place of epochs."""
+    examples: Count | None = None
+    """Examples of a step, over all ranks and accumulation steps. One of this and `tokens`."""
+    tokens: Count | None = None
+    """Most padded tokens of a batch of one rank."""
+    accumulation: Count = 1
+    """Batches of one rank in a step."""
+    learning_rate: Positive = 3e-4
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup: Share = 0.06
+    """Share of the steps in which the rate rises from 0."""
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    """Not for biases and norms."""
+    clip: Positive = 1.0
+    """Largest norm of the gradient."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 on a GPU that has it, else float32."""
+    gradient_checkpointing: bool = False
+    random_seed: Annotated[int, Meta(ge=0, lt=2**53)] = 0
+    save_every: Count = 500
+    """Steps between checkpoints."""
+    keep: Annotated[int, Meta(ge=2)] = 2
+    """Checkpoints on disk: two at least, so that a damaged one has one before it."""
+    evaluate_every: Count | None = None
+    """Steps between evaluations of the validation examples; the best weights are what is kept."""
+    patience: Count | None = None
+    """Evaluations without a better one after which training ends."""
+    deepspeed: str | None = None
+    """A DeepSpeed JSON, from the configuration's folder; plain torch where unset."""
+
+
+class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    model: ModelChoice
+    data: DataChoice
+    training: Training = field(default_factory=Training)
+
+
+def load_train_config(path: Path) -> TrainConfig:
+    """The checked configuration; relative folders in it are as from its own folder where they
+    exist there, else from the working folder.
+
+    Raises UserError, one sentence that names the file and the key.
+    """
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error.reason}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+    _anchor(raw, path.parent)
+    try:
+        config = msgspec.convert(raw, TrainConfig)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path}: {_fault(str(error))}") from error
+    try:
+        check_train_config(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return config
+
+
+def check_train_config(config: TrainConfig) -> None:
+    """Raises UserError for what can be told before anything is read."""
+    training, data, model = config.training, config.data, config.model
+    if (training.examples is None) == (training.tokens is None):
+        raise UserError("a step is bounded by `training.examples` or `training.tokens`: give one")
+    for source in data.train:
+        layout_of(source.task)
+        check_trainable(source.task)
+    for source in data.validation:
+        layout_of(source.task)
+    if data.rows is None and any(source.weight != 1 for source in data.train):
+        raise UserError("weights share out `data.rows`, which is not given")
+    if data.demonstrations and not data.instructed:
+        raise UserError("`data.demonstrations` belong to `data.instructed = true`")
+    if data.instructed and model.family == "encoder":
+        raise UserError("an encoder reads pairs and no instructions: drop `data.instructed`")
+    if training.evaluate_every and not (data.validation or data.held_out):
+        raise UserError(
+            "`training.evaluate_every` needs `data.validation` or a share `data.held_out`"
+        )
+    if training.patience and not training.evaluate_every:
+        raise UserError("`training.patience` counts evaluations: give `training.evaluate_every`")
+
+
+def _anchor(raw: dict[str, Any], home: Path) -> None:
+    """Make paths that exist beside the configuration whole."""
+    data = raw.get("data")
+    parts = [data.get("train"), data.get("validation")] if isinstance(data, dict) else []
+    tables = [one for part in parts if isinstance(part, list) for one in part]
+    places = [(table, "source") for table in tables]
+    places += [(raw.get("model"), "init"), (raw.get("training"), "deepspeed")]
+    for table, key in places:
+        value = table.get(key) if isinstance(table, dict) else None
+        if isinstance(value, str) and value and (home / value).exists():
+            table[key] = str((home / value).absolute())
+
+
+def _fault(message: str) -> str:
+    """What msgspec says of a value, the place first."""
+    what, at, key = message.partition(" - at `$.")
+    unknown = re.search(r"unknown field `(.+)`", what)
+    place = key.removesuffix("`")
+    if unknown:
+        return f"there is no key `{'.'.join(filter(None, (place, unknown[1])))}`"
+    return f"`{place}`: {what[:1].lower()}{what[1:]}" if at else message

@@ -1,0 +1,93 @@
+"""The curve of a run: a JSON line a step on disk, and a view of it on the terminal."""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import msgspec
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from targen_async.finetune.metrics import Report
+
+_LINES = 20
+"""Lines a run prints of its steps where there is no terminal."""
+
+
+class Curve:
+    """Of rank 0; on other ranks it keeps the last loss and writes nothing."""
+
+    def __init__(self, path: Path, steps: int, writes: bool, say: Callable[[str], None]) -> None:
+        self.loss = float("nan")
+        self._path, self._steps, self._writes, self._say = path, steps, writes, say
+        self._file: IO[bytes] | None = None
+        columns = (
+            "{task.description}",
+            "loss {task.fields[loss]}",
+            "{task.fields[speed]} tokens/s",
+        )
+        self._view = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[speed]} tokens/s"),
+            TimeRemainingColumn(),
+            disable=not (writes and sys.stdout.isatty()),
+        )
+        self._task = self._view.add_task("training", total=steps, loss="", speed="")
+
+    def __enter__(self) -> Self:
+        self._view.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._view.stop()
+        if self._file:
+            self._file.close()
+
+    def begin(self, step: int) -> None:
+        """The lines up to `step` stay; what a killed start wrote after it is made again."""
+        kept = b""
+        for line in self._path.read_bytes().splitlines(True) if self._path.is_file() else ():
+            try:
+                found = msgspec.json.decode(line, type=dict[str, Any])
+            except msgspec.DecodeError:  # Cut off in the writing.
+                break
+            if found["step"] > step:
+                break
+            self.loss = found.get("loss", self.loss)
+            kept += line
+        if self._writes:
+            self._path.write_bytes(kept)
+            self._file = self._path.open("ab")
+        self._view.update(self._task, completed=step)
+
+    def step(self, *, step: int, loss: float, tokens: int, seconds: float, **more: float) -> None:
+        self.loss = loss
+        self._write({"step": step, "loss": loss, "tokens": tokens, "seconds": seconds, **more})
+        speed = f"{tokens / seconds:,.0f}"
+        self._view.update(self._task, completed=step, loss=f"{loss:.4f}", speed=speed)
+        if self._view.disable and step % max(1, self._steps // _LINES) == 0:
+            self._say(f"step {step} of {self._steps}: loss {loss:.4f}, {speed} tokens/s")
+
+    def evaluation(self, step: int, reports: Mapping[str, Report]) -> None:
+        told = {
+            task: {score.name: score.value for score in report.scores}
+            for task, report in reports.items()
+        }
+        self._write({"step": step, "evaluation": told})
+        for task, scores in told.items():
+            text = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+            self._say(f"step {step}: {task} {text}")
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        if self._file:
+            self._file.write(msgspec.json.encode(line) + b"\n")
+            self._file.flush()

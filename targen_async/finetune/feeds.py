@@ -1,0 +1,247 @@
+"""Token ids as tensors, the loss of a batch, and what a model thinks of each option.
+
+The loss is a sum, and its divisor is counted before anything runs, over all ranks and accumulation
+steps: whoever calls divides by that, and no split of a step into batches changes its gradient.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from msgspec import Struct
+from torch import Tensor
+from torch.nn import functional
+
+from targen_async.finetune.forms import Family
+from targen_async.finetune.models import Model
+from targen_async.finetune.tokens import Item
+
+_IGNORED = -100
+_MULTIPLE = 8
+_TOKENS_AT_ONCE = 8192
+"""Padded tokens of a batch that is only read."""
+
+
+class Sample(Struct, frozen=True, array_like=True):
+    """What one loss is taken of: an item, and of models that write one right choice of it."""
+
+    item: Item
+    choice: int | None
+
+
+class Feed(Struct, frozen=True, kw_only=True):
+    """One batch on a device. `inputs`: what the network is called with, ids of shape (rows, width).
+
+    Of an encoder, `rows` and `logits` of shape (items, options) say which logit each option has,
+    `open` which options there are and `right` which are right. Of the others, `labels` of the shape
+    of the ids that are written, -100 where nothing is learnt.
+    """
+
+    inputs: Mapping[str, Tensor]
+    labels: Tensor | None = None
+    rows: Tensor | None = None
+    logits: Tensor | None = None
+    open: Tensor | None = None
+    right: Tensor | None = None
+
+
+def samples_of(items: Iterable[Item], family: Family) -> list[Sample]:
+    """T5 and decoders learn every right choice of an item, as T5 does for ReCoRD."""
+    if family == "encoder":
+        return [Sample(item, None) for item in items]
+    return [Sample(item, choice) for item in items for choice in item.right]
+
+
+def lengths_of(sample: Sample, family: Family) -> tuple[int, int]:
+    """Source and target tokens, as a plan of batches counts them."""
+    if sample.choice is None:
+        return len(sample.item.sources) * max(map(len, sample.item.sources)), 0
+    source, target = len(sample.item.sources[0]), len(sample.item.choices[sample.choice])
+    return (source, target) if family == "encoder-decoder" else (source + target, 0)
+
+
+def weight_of(sample: Sample) -> int:
+    """What the loss of a sample is a sum over: its items, or the tokens of its answer."""
+    return 1 if sample.choice is None else len(sample.item.choices[sample.choice])
+
+
+def feed_of(samples: Sequence[Sample], model: Model, device: torch.device) -> Feed:
+    """One batch of samples."""
+    if model.family == "encoder":
+        return _pairs_feed([one.item for one in samples], model, device)
+    pairs = [(one.item.sources[0], one.item.choices[one.choice or 0]) for one in samples]
+    return _text_feed(pairs, model, device)
+
+
+def loss_sum(call: Callable[..., Any], feed: Feed) -> Tensor:
+    """The summed loss of a batch, in float32: cross-entropy of the right option, or tokens.
+
+    `call`: the network, or an engine around it.
+    """
+    if feed.labels is None:
+        scores, right = _option_scores(call, feed), feed.right
+        assert right is not None
+        wanted = scores.masked_fill(~right, -torch.inf)
+        return (scores.logsumexp(-1) - wanted.logsumexp(-1)).sum()
+    logits = call(**feed.inputs).logits.float()
+    return functional.cross_entropy(
+        logits.flatten(0, 1), feed.labels.flatten(), ignore_index=_IGNORED, reduction="sum"
+    )
+
+
+def score_items(
+    model: Model, items: Sequence[Item], device: torch.device, tokens: int = _TOKENS_AT_ONCE
+) -> list[list[float]]:
+    """For each item a figure for each option, the higher the likelier: logits of an encoder, else
+    the log-likelihood of the choice, per token where the form says so. Longest batches first."""
+    network = model.network
+    was_training = network.training
+    network.eval()
+    found: list[list[float]] = [[] for _ in items]
+    score = _score_pairs if model.family == "encoder" else _score_texts
+    with torch.inference_mode():
+        for numbers in _by_length(items, tokens):
+            some = [items[number] for number in numbers]
+            for number, scores in zip(numbers, score(model, some, device), strict=True):
+                found[number] = scores
+    network.train(was_training)
+    return found
+
+
+def _by_length(items: Sequence[Item], tokens: int) -> Iterator[list[int]]:
+    def width(item: Item) -> int:
+        return max(map(len, item.sources)) + max(map(len, item.choices), default=0)
+
+    batch: list[int] = []
+    rows = widest = 0
+    for number in sorted(range(len(items)), key=lambda n: -width(items[n])):
+        item = items[number]
+        more = max(len(item.sources), len(item.choices))
+        widest = widest or width(item)
+        if batch and (rows + more) * widest > tokens:
+            yield batch
+            batch, rows, widest = [], 0, width(item)
+        batch.append(number)
+        rows += more
+    if batch:
+        yield batch
+
+
+# ---- encoders
+
+
+def _pairs_feed(items: Sequence[Item], model: Model, device: torch.device) -> Feed:
+    sources = [ids for item in items for ids in item.sources]
+    inputs = _padded_inputs(sources, model, device)
+    if items[0].types:
+        types = [ids for item in items for ids in item.types]
+        inputs["token_type_ids"] = _padded(types, 0, device)
+    options = max(max(len(item.sources), len(item.logits)) for item in items)
+    rows, logits = torch.zeros(2, len(items), options, dtype=torch.long).unbind()
+    is_open, right = torch.zeros(2, len(items), options, dtype=torch.bool).unbind()
+    first = 0
+    for n, item in enumerate(items):
+        count = max(len(item.sources), len(item.logits))
+        compared = len(item.sources) > 1
+        rows[n, :count] = torch.arange(first, first + count) if compared else first
+        logits[n, :count] = item.logits[0] if compared else torch.tensor(item.logits)
+        is_open[n, :count] = True
+        right[n, list(item.right)] = True
+        first += len(item.sources)
+    return Feed(
+        inputs=inputs,
+        rows=rows.to(device),
+        logits=logits.to(device),
+        open=is_open.to(device),
+        right=right.to(device),
+    )
+
+
+def _option_scores(call: Callable[..., Any], feed: Feed) -> Tensor:
+    """Of shape (items, options), -inf where there is no option."""
+    assert feed.rows is not None and feed.open is not None
+    logits = call(**feed.inputs).logits.float()
+    scores: Tensor = logits[feed.rows, feed.logits]
+    return scores.masked_fill(~feed.open, -torch.inf)
+
+
+def _score_pairs(model: Model, items: Sequence[Item], device: torch.device) -> list[list[float]]:
+    feed = _pairs_feed(items, model, device)
+    scores = _option_scores(model.network, feed).tolist()
+    counts = [max(len(item.sources), len(item.logits)) for item in items]
+    return [row[:count] for row, count in zip(scores, counts, strict=True)]
+
+
+# ---- models that write
+
+
+def _text_feed(
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], model: Model, device: torch.device
+) -> Feed:
+    """An encoder-decoder reads a source and writes a target; a decoder has both in one."""
+    if model.family == "encoder-decoder":
+        inputs = _padded_inputs([source for source, _ in pairs], model, device)
+        labels = _padded([target for _, target in pairs], _IGNORED, device)
+        inputs["decoder_input_ids"] = _shifted(labels, model)
+        return Feed(inputs=inputs, labels=labels)
+    inputs = _padded_inputs([(*source, *target) for source, target in pairs], model, device)
+    # The logits at a place are of the token after it.
+    learnt = [(*(_IGNORED,) * (len(source) - 1), *target, _IGNORED) for source, target in pairs]
+    return Feed(inputs=inputs, labels=_padded(learnt, _IGNORED, device))
+
+
+def _shifted(labels: Tensor, model: Model) -> Tensor:
+    """What the decoder is given: a start, then all tokens but the last."""
+    config = model.network.config
+    shifted = labels.new_full(labels.shape, config.decoder_start_token_id)
+    shifted[:, 1:] = labels[:, :-1]
+    return shifted.masked_fill(shifted == _IGNORED, model.tokenizer.pad_token_id)
+
+
+def _score_texts(model: Model, items: Sequence[Item], device: torch.device) -> list[list[float]]:
+    pairs = [(item.sources[0], choice) for item in items for choice in item.choices]
+    feed = _text_feed(pairs, model, device)
+    inputs = dict(feed.inputs)
+    if model.family == "encoder-decoder":
+        # A source is read once, however many choices it has.
+        once = _padded_inputs([item.sources[0] for item in items], model, device)
+        read = model.network.get_encoder()(**once, return_dict=True)
+        times = torch.tensor([len(item.choices) for item in items], device=device)
+        del inputs["input_ids"]
+        read.last_hidden_state = read.last_hidden_state.repeat_interleave(times, 0)
+        inputs |= {
+            "encoder_outputs": read,
+            "attention_mask": once["attention_mask"].repeat_interleave(times, 0),
+        }
+    logits = model.network(**inputs).logits.float()
+    assert feed.labels is not None
+    losses = functional.cross_entropy(
+        logits.transpose(1, 2), feed.labels, ignore_index=_IGNORED, reduction="none"
+    )
+    sums = (-losses.sum(-1)).tolist()
+    found, at = [], 0
+    for item in items:
+        own = zip(sums[at : at + len(item.choices)], item.choices, strict=True)
+        found.append([total / len(c) if item.by_length else total for total, c in own])
+        at += len(item.choices)
+    return found
+
+
+# ---- padding
+
+
+def _padded(sequences: Sequence[Sequence[int]], filling: int, device: torch.device) -> Tensor:
+    """Of shape (sequences, longest to a multiple of 8)."""
+    width = -(-max(map(len, sequences)) // _MULTIPLE) * _MULTIPLE
+    rows = [[*ids, *(filling,) * (width - len(ids))] for ids in sequences]
+    return torch.tensor(rows, dtype=torch.long).to(device, non_blocking=True)
+
+
+def _padded_inputs(
+    sequences: Sequence[Sequence[int]], model: Model, device: torch.device
+) -> dict[str, Any]:
+    ones = [(1,) * len(ids) for ids in sequences]
+    return {
+        "input_ids": _padded(sequences, model.tokenizer.pad_token_id, device),
+        "attention_mask": _padded(ones, 0, device),
+    }

@@ -1,0 +1,247 @@
+"""Models and tokenizers of the three families: from a config, from a folder, from the hub.
+
+Weights are loaded whole and in float32 on every rank, before anything of DeepSpeed exists:
+transformers 5.23 loses an untied lm_head where it loads under a ZeRO-3 configuration.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from msgspec import Struct
+from safetensors import safe_open
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
+from tokenizers.models import BPE
+from transformers.utils import cached_file
+
+from targen_async.errors import RunStopped, UserError
+from targen_async.finetune.config import ModelChoice
+from targen_async.finetune.forms import Family
+from targen_async.finetune.sizes import size_of
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+_SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
+_WEIGHTS = "model.safetensors"
+_READ, _WRITTEN = ("shared.weight",), ("lm_head.weight", "embed_out.weight")
+"""Names in files of the embeddings that a loader which ties weights may lose."""
+
+
+class Model(Struct, frozen=True, kw_only=True):
+    """A model with its tokenizer."""
+
+    family: Family
+    network: Any
+    """A `transformers.PreTrainedModel` on the CPU, in float32."""
+    tokenizer: Any
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of an encoder: what its logits stand for, see logits.py."""
+        told = self.network.config.id2label
+        return tuple(told[number] for number in range(len(told)))
+
+
+def choose_tokenizer(choice: ModelChoice, texts: Iterable[str], folder: Path) -> Any:  # noqa: ANN401
+    """The tokenizer of a run: one saved in `folder` by an earlier start, the model's own, or one
+    trained on `texts` and saved there. Raises UserError where it cannot pad."""
+    if choice.init != "config":
+        return _pretrained_tokenizer(choice.init, choice.family)
+    if not (folder / "tokenizer.json").is_file():
+        train_tokenizer(texts, choice.vocabulary, choice.family).save_pretrained(str(folder))
+    return _pretrained_tokenizer(str(folder), choice.family)
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int, family: Family) -> Any:  # noqa: ANN401
+    """A byte-level BPE (Radford et al. 2019), which no text is strange to."""
+    raw = Tokenizer(BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(_SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    raw.train_from_iterator(texts, trainer)
+    marks = [(mark, number) for number, mark in enumerate(_SPECIAL)]
+    if family == "encoder":
+        single, pair = "<s> $A </s>", "<s> $A </s> </s> $B </s>"
+        raw.post_processor = processors.TemplateProcessing(single, pair, marks)
+    elif family == "encoder-decoder":
+        raw.post_processor = processors.TemplateProcessing("$A </s>", "$A </s> $B </s>", marks)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def build_model(
+    choice: ModelChoice,
+    tokenizer: Any,
+    names: Sequence[str],
+    random_seed: int,  # noqa: ANN401
+) -> Model:
+    """The model of a run; `names` are the logits of an encoder.
+
+    Raises UserError for a size, folder or name that there is not, and for a length that the model
+    cannot read; RunStopped where the embeddings in memory are not those of the file.
+    """
+    torch.manual_seed(random_seed)
+    if choice.init == "config":
+        config = _config(choice, len(tokenizer), names)
+        network = _auto(choice.family).from_config(config)
+    else:
+        network = _load(choice.init, choice.family, names)
+        check_length(network, choice)
+        if len(tokenizer) > network.get_input_embeddings().num_embeddings:
+            raise UserError(
+                f"{choice.init}: the tokenizer has {len(tokenizer)} entries and the model fewer: "
+                "they do not belong together"
+            )
+    return Model(family=choice.family, network=network.float(), tokenizer=tokenizer)
+
+
+def open_model(source: str, family: Family | None = None) -> Model:
+    """A saved model, ready to be asked; the family is read off its config where it is not given.
+
+    Raises UserError where it cannot be loaded.
+    """
+    config = _asked(source, transformers.AutoConfig.from_pretrained, source)
+    family = family or family_of(config)
+    network = _load(source, family, None)
+    return Model(
+        family=family,
+        network=network.float().eval(),
+        tokenizer=_pretrained_tokenizer(source, family),
+    )
+
+
+def family_of(config: Any) -> Family:  # noqa: ANN401
+    """By what the config says of its architecture."""
+    if config.is_encoder_decoder:
+        return "encoder-decoder"
+    built = " ".join(config.architectures or ())
+    return "decoder" if "CausalLM" in built or "LMHead" in built else "encoder"
+
+
+def check_length(network: Any, choice: ModelChoice) -> None:  # noqa: ANN401
+    """Raises UserError where `max_source` is over what the model has positions for."""
+    config = network.config
+    places = getattr(config, "max_position_embeddings", None)
+    if places is None or choice.family == "encoder-decoder":
+        return
+    # RoBERTa's kin count positions from behind the padding's.
+    taken = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+    if choice.max_source > places - taken:
+        raise UserError(
+            f"`model.max_source` is {choice.max_source}, and {choice.init} reads {places - taken} "
+            "tokens at most"
+        )
+
+
+def _config(choice: ModelChoice, vocabulary: int, names: Sequence[str]) -> Any:  # noqa: ANN401
+    size = dict(size_of(choice.family, choice.size))
+    ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    # A multiple of 64, as matrix units want; the rows over the tokenizer's are never asked for.
+    rows = -(-vocabulary // 64) * 64
+    if choice.family == "encoder":
+        if choice.dropout is not None:
+            size |= dict.fromkeys(
+                ("hidden_dropout_prob", "attention_probs_dropout_prob"), choice.dropout
+            )
+        return transformers.RobertaConfig(
+            vocab_size=rows,
+            max_position_embeddings=choice.max_source + 2,
+            type_vocab_size=1,
+            **_head(names),
+            **ends,
+            **size,
+        )
+    if choice.family == "encoder-decoder":
+        if choice.dropout is not None:
+            size["dropout_rate"] = choice.dropout
+        return transformers.T5Config(
+            vocab_size=rows, pad_token_id=0, eos_token_id=2, decoder_start_token_id=0, **size
+        )
+    if choice.dropout is not None:
+        size |= dict.fromkeys(("hidden_dropout", "attention_dropout"), choice.dropout)
+    return transformers.GPTNeoXConfig(
+        vocab_size=rows, max_position_embeddings=max(choice.max_source, 2048), **ends, **size
+    )
+
+
+def _head(names: Sequence[str]) -> Mapping[str, Any]:
+    return {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: number for number, name in enumerate(names)},
+    }
+
+
+def _auto(family: Family) -> Any:  # noqa: ANN401
+    return {
+        "encoder": transformers.AutoModelForSequenceClassification,
+        "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
+        "decoder": transformers.AutoModelForCausalLM,
+    }[family]
+
+
+def _asked(source: str, call: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+    """What transformers raises has many classes; the first line says what is wrong."""
+    try:
+        return call(*arguments, **options)
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"the model {source!r} cannot be loaded: {reason}") from error
+
+
+def _load(source: str, family: Family, names: Sequence[str] | None) -> Any:  # noqa: ANN401
+    options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
+    if family == "encoder" and names is not None:
+        # A head of another number of logits is begun anew.
+        options |= {**_head(names), "ignore_mismatched_sizes": True}
+    network = _asked(source, _auto(family).from_pretrained, source, **options)
+    check_embeddings(network, source)
+    return network
+
+
+def check_embeddings(network: Any, source: str) -> None:  # noqa: ANN401
+    """Raises RunStopped where lm_head or the shared embeddings are not those of the file."""
+    path = cached_file(source, _WEIGHTS, _raise_exceptions_for_missing_entries=False)
+    if path is None:  # Sharded files: their index has no single file to compare with.
+        return
+    held = {name: network.get_input_embeddings() for name in _READ}
+    held |= {name: network.get_output_embeddings() for name in _WRITTEN}
+    with safe_open(path, "pt") as file:
+        for name in set(file.keys()) & set(held):
+            layer = held[name]
+            if layer is None or not torch.equal(layer.weight, file.get_tensor(name).float()):
+                raise RunStopped(
+                    f"{source}: {name} in memory is not that of the file: this version of "
+                    "transformers ties it to another; training would begin with wrong weights"
+                )
+    own = network.state_dict()
+    for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"):
+        if "shared.weight" in own and not torch.equal(own[name], own["shared.weight"]):
+            raise RunStopped(f"{source}: {name} is not the shared embedding that it should be")
+
+
+def _pretrained_tokenizer(source: str, family: Family) -> Any:  # noqa: ANN401
+    tokenizer = _asked(source, transformers.AutoTokenizer.from_pretrained, source)
+    if tokenizer.pad_token_id is None:
+        if family == "encoder" or tokenizer.eos_token_id is None:
+            raise UserError(f"{source}: its tokenizer has no padding token, and batches need one")
+        # GPT-NeoX and Llama have none; what is padded is masked, so any token does.
+        tokenizer.pad_token = tokenizer.eos_token
+    if not tokenizer.is_fast:
+        raise UserError(f"{source}: its tokenizer has no tokenizer.json, which is needed here")
+    return tokenizer
