@@ -22,11 +22,6 @@ class Curve:
         self.loss = float("nan")
         self._path, self._steps, self._writes, self._say = path, steps, writes, say
         self._file: IO[bytes] | None = None
-        columns = (
-            "{task.description}",
-            "loss {task.fields[loss]}",
-            "{task.fields[speed]} tokens/s",
-        )
         self._view = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -86,9 +86,9 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, family: Family) -> An
 
 def build_model(
     choice: ModelChoice,
-    tokenizer: Any,
+    tokenizer: Any,  # noqa: ANN401
     names: Sequence[str],
-    random_seed: int,  # noqa: ANN401
+    random_seed: int,
 ) -> Model:
     """The model of a run; `names` are the logits of an encoder.
 
@@ -160,7 +160,8 @@ def _config(choice: ModelChoice, vocabulary: int, names: Sequence[str]) -> Any: 
             )
         return transformers.RobertaConfig(
             vocab_size=rows,
-            max_position_embeddings=choice.max_source + 2,
+            # Counted from behind the padding's.
+            max_position_embeddings=choice.max_source + ends["pad_token_id"] + 1,
             type_vocab_size=1,
             **_head(names),
             **ends,

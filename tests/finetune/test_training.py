@@ -1,0 +1,254 @@
+"""Training in this process: models learn, a step is the same however it is cut, a folder loads."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+from targen_async import cli  # noqa: E402
+from targen_async.errors import RunStopped, UserError  # noqa: E402
+from targen_async.finetune.checkpoints import checkpoint_fault, newest_checkpoint  # noqa: E402
+from targen_async.finetune.config import TrainConfig, load_train_config  # noqa: E402
+from targen_async.finetune.loop import train  # noqa: E402
+from targen_async.finetune.models import check_embeddings, open_model  # noqa: E402
+from targen_async.finetune.optim import learning_rate  # noqa: E402
+from tests.finetune.grammars import grammar_run  # noqa: E402
+from tests.finetune.training import FAMILIES, curve, settings, write_config  # noqa: E402
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return grammar_run(tmp_path_factory.mktemp("rows") / "cb", "cb", 700)
+
+
+def config(family: str, source: Path, **training: Any) -> TrainConfig:
+    return msgspec.convert(settings(family, source, **training), TrainConfig)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tiny_model_learns_a_grammar_and_its_folder_says_the_same_anywhere(
+    family: str, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = settings(family, rows, examples=32, steps=70)
+    raw["data"]["held_out"] = 0.2
+    said: list[str] = []
+    trained = train(msgspec.convert(raw, TrainConfig), tmp_path / "out", say=said.append)
+    accuracy = trained.reports["cb"].scores[0]
+    assert accuracy.low > 0.6 > 0.4 > accuracy.baseline
+
+    kind = {
+        "encoder": transformers.AutoModelForSequenceClassification,
+        "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
+        "decoder": transformers.AutoModelForCausalLM,
+    }[family]
+    loaded = kind.from_pretrained(trained.folder)
+    assert loaded.config.model_type in ("roberta", "t5", "gpt_neox")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(trained.folder)
+    assert (
+        tokenizer.decode(tokenizer("a cat, née Zoë 🙂", add_special_tokens=False)["input_ids"])
+        == "a cat, née Zoë 🙂"
+    )
+    card = (trained.folder / "README.md").read_text("utf-8")
+    assert "simulated endpoint" in card and f"{accuracy.value:.3f}" in card
+
+    # The same rows once more, by the command: the training rows are known by now.
+    out = tmp_path / "measured"
+    flags = ["--tasks", "cb", "--data", str(rows), "--split", "train", "--out", str(out)]
+    assert cli.main(["evaluate", str(trained.folder), *flags]) == 0
+    assert "SIMULATED" in capsys.readouterr().out
+    held = orjson.loads((out / "metrics.json").read_bytes())["tasks"]["cb"]
+    assert held["report"]["scores"][0]["value"] > 0.7 and held["simulated"]
+    lines = (out / "predictions" / "cb.jsonl").read_bytes().splitlines()
+    assert len(lines) == held["report"]["items"] >= 690
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_first_steps_are_equal_for_one_batch_and_for_two_accumulated(
+    family: str, rows: Path, tmp_path: Path
+) -> None:
+    """What transformers' Trainer gets wrong by the number of batches for T5 and RoBERTa."""
+    whole = config(family, rows, steps=3)
+    parts = config(family, rows, steps=3, accumulation=2)
+    for name, made in (("whole", whole), ("parts", parts)):
+        train(made, tmp_path / name, say=lambda _: None)
+    for one, two in zip(curve(tmp_path / "whole"), curve(tmp_path / "parts"), strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
+        assert one["gradient_norm"] == pytest.approx(two["gradient_norm"], rel=1e-4)
+        assert one["tokens"] == two["tokens"]
+
+
+def test_the_loss_is_the_mean_over_the_tokens_of_all_answers(tmp_path: Path) -> None:
+    """Against transformers' own loss of the same model on the same examples."""
+    rows = grammar_run(tmp_path / "rows", "cb", 40)
+    made = config("encoder-decoder", rows, steps=1, examples=40, learning_rate=1e-12)
+    trained = train(made, tmp_path / "out", say=lambda _: None)
+    model = open_model(str(trained.folder))
+    from targen_async.finetune.data import load_examples
+    from targen_async.finetune.forms import pose
+
+    total = count = 0.0
+    for one in load_examples(rows, "cb", "train").examples:
+        form = pose(one, "encoder-decoder")
+        source = model.tokenizer(form.source, return_tensors="pt")
+        labels = model.tokenizer(form.choices[form.right[0]], return_tensors="pt").input_ids
+        with torch.no_grad():
+            total += float(model.network(**source, labels=labels).loss) * labels.numel()
+        count += labels.numel()
+    assert trained.loss == pytest.approx(total / count, rel=1e-4)
+
+
+@pytest.mark.parametrize("task", ["copa", "record", "wsc"])
+def test_options_with_texts_of_their_own_are_learnt_too(task: str, tmp_path: Path) -> None:
+    source = grammar_run(tmp_path / "rows", task, 40)
+    raw = settings("encoder", source, task, examples=4, steps=4)
+    raw["model"]["max_source"] = 64
+    raw["data"]["held_out"] = 0.3
+    trained = train(msgspec.convert(raw, TrainConfig), tmp_path / "out", say=lambda _: None)
+    assert trained.reports[task].items > 0 and trained.loss < 10
+
+
+def test_instructions_are_kept_for_the_evaluation(rows: Path, tmp_path: Path) -> None:
+    raw = settings("decoder", rows, steps=2)
+    raw["model"]["max_source"] = 512
+    raw["data"] |= {"instructed": True, "demonstrations": 1, "held_out": 0.1}
+    trained = train(msgspec.convert(raw, TrainConfig), tmp_path, say=lambda _: None)
+    held = orjson.loads((trained.folder / "targen.json").read_bytes())
+    assert len(held["instructions"]["cb"]["demonstrations"]) == 3
+    assert trained.reports["cb"].items > 0
+
+
+def test_training_ends_early_and_hands_out_the_best_weights(rows: Path, tmp_path: Path) -> None:
+    raw = settings("encoder", rows, steps=40, evaluate_every=2, patience=2, learning_rate=1e-9)
+    raw["data"]["held_out"] = 0.1
+    said: list[str] = []
+    trained = train(msgspec.convert(raw, TrainConfig), tmp_path, say=said.append)
+    assert trained.steps == 6  # A rate of nothing: the first evaluation is never bettered.
+    told = [line for line in curve(tmp_path) if "evaluation" in line]
+    assert [line["step"] for line in told] == [2, 4, 6]
+    assert trained.reports["cb"].scores[0].value == told[0]["evaluation"]["cb"]["accuracy"]
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
+    rows: Path, tmp_path: Path
+) -> None:
+    calls = iter(range(100))
+    made = config("encoder", rows, steps=6, save_every=2)
+    with pytest.raises(RunStopped, match="stopped at step 5 of 6, which is saved"):
+        train(made, tmp_path, say=lambda _: None, stopped=lambda: next(calls) == 4)
+    folder = tmp_path / "checkpoints"
+    assert [path.name for path in sorted(folder.iterdir())] == ["step-00000004", "step-00000005"]
+    state = folder / "step-00000005" / "state.pt"
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    said: list[str] = []
+    assert newest_checkpoint(folder, said.append) == folder / "step-00000004"
+    assert "state.pt is not what was written" in said[0]
+    (folder / "step-00000005" / "COMPLETE").unlink()
+    assert "its writing was cut off" in str(checkpoint_fault(folder / "step-00000005"))
+    assert train(made, tmp_path, say=said.append).steps == 6
+    assert "going on from step 4 of 6" in said
+
+
+def test_weights_that_a_loader_tied_are_noticed(rows: Path, tmp_path: Path) -> None:
+    trained = train(config("decoder", rows, steps=1), tmp_path, say=lambda _: None)
+    network = open_model(str(trained.folder)).network
+    with torch.no_grad():
+        network.get_output_embeddings().weight += 1
+    with pytest.raises(RunStopped, match="in memory is not that of the file"):
+        check_embeddings(network, str(trained.folder))
+
+
+def test_the_rate_rises_and_falls_by_the_step_alone() -> None:
+    training = msgspec.convert({"examples": 1, "warmup": 0.1, "learning_rate": 1.0}, _training())
+    rates = [learning_rate(training, step, 100) for step in range(100)]
+    assert rates[0] < rates[5] < rates[10] == 1.0 and rates[99] == pytest.approx(1 / 90)
+    assert max(rates) == 1.0
+
+
+def _training() -> Any:
+    from targen_async.finetune.config import Training
+
+    return Training
+
+
+WRONG: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
+    "unknown key": (
+        {"training": {"learning_rte": 1e-3}},
+        "no key `training.learning_rte`",
+    ),
+    "no bound": ({"training": {"examples": None}}, "`training.examples` or `training.tokens`"),
+    "a word for a number": ({"training": {"epochs": "many"}}, "`training.epochs`: expected"),
+    "a family": ({"model": {"family": "rnn"}}, "`model.family`: invalid enum value 'rnn'"),
+    "no folder": (
+        {"data": {"train": [{"task": "cb", "source": "nowhere"}]}},
+        "no folder 'nowhere'",
+    ),
+    "a diagnostic set": ({"data": {"train": [{"task": "axg", "source": "x"}]}}, "evaluation only"),
+    "a size": ({"model": {"size": "huge"}}, "there is no encoder 'huge' (known: tiny,"),
+    "too few": ({"training": {"examples": 800, "accumulation": 800}}, "too few for 800 batches"),
+    "a model": ({"model": {"init": "no/such-model"}}, "the model 'no/such-model' cannot be loaded"),
+    "instructed": ({"data": {"instructed": True}}, "an encoder reads pairs and no instructions"),
+    "no validation": ({"training": {"evaluate_every": 5}}, "needs `data.validation`"),
+    "no deepspeed file": ({"training": {"deepspeed": "no.json"}}, "cannot read no.json"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_bad_input_is_one_sentence(case: str, rows: Path, tmp_path: Path) -> None:
+    changes, sentence = WRONG[case]
+    raw = settings("encoder", rows)
+    for table, values in changes.items():
+        raw[table] = {k: v for k, v in (raw[table] | values).items() if v is not None}
+    path = write_config(tmp_path / "run.toml", raw)
+    with pytest.raises(UserError, match=re.escape(sentence)) as told:
+        train(load_train_config(path), tmp_path / "out", say=lambda _: None)
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
+
+
+def test_a_position_limit_and_a_long_answer_are_told(rows: Path, tmp_path: Path) -> None:
+    trained = train(config("encoder", rows, steps=1), tmp_path / "one", say=lambda _: None)
+    raw = settings("encoder", rows)
+    raw["model"] |= {"init": str(trained.folder), "max_source": 97}
+    with pytest.raises(UserError, match=r"`model.max_source` is 97, and .* reads 96 tokens"):
+        train(msgspec.convert(raw, TrainConfig), tmp_path / "two", say=lambda _: None)
+    raw = settings("encoder-decoder", rows)
+    raw["model"] |= {"max_target": 2, "vocabulary": 300}
+    with pytest.raises(UserError, match=r"an answer has \d+ tokens, and `model.max_target` is 2"):
+        train(msgspec.convert(raw, TrainConfig), tmp_path / "three", say=lambda _: None)
+
+
+def test_a_folder_of_another_configuration_is_not_touched(rows: Path, tmp_path: Path) -> None:
+    made = config("encoder", rows, steps=1)
+    train(made, tmp_path, say=lambda _: None)
+    with pytest.raises(UserError, match="holds a trained model"):
+        train(made, tmp_path, say=lambda _: None)
+    with pytest.raises(UserError, match="was begun with another configuration"):
+        train(config("encoder", rows, steps=2), tmp_path, say=lambda _: None)
+
+
+def test_an_encoder_without_a_head_for_a_task_says_so(
+    rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = train(config("encoder", rows, steps=1), tmp_path / "out", say=lambda _: None)
+    other = grammar_run(tmp_path / "rte", "rte", 8)
+    flags = ["--tasks", "rte", "--data", str(other), "--split", "train", "--out"]
+    assert cli.main(["evaluate", str(trained.folder), *flags, str(tmp_path / "e")]) == 2
+    assert "no head for rte (it has one for: cb)" in capsys.readouterr().err

@@ -1,0 +1,49 @@
+"""Small runs of training, in this process and in one of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNNER = ROOT / "runners" / "train.py"
+FAMILIES = ("encoder", "encoder-decoder", "decoder")
+
+
+def settings(family: str, source: Path, task: str = "cb", **training: Any) -> dict[str, Any]:
+    """A tiny model of a family, without dropout."""
+    return {
+        "model": {"family": family, "vocabulary": 600, "max_source": 96, "dropout": 0.0},
+        "data": {"train": [{"task": task, "source": str(source)}]},
+        "training": {"examples": 8, "learning_rate": 1e-3, **training},
+    }
+
+
+def write_config(path: Path, raw: dict[str, Any]) -> Path:
+    path.write_text(tomli_w.dumps(raw), "utf-8")
+    return path
+
+
+def command(config: Path, out: Path) -> list[str]:
+    return [sys.executable, str(RUNNER), "--config", str(config), "--out", str(out)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def run(config: Path, out: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command(config, out), env=environment(), capture_output=True, text=True, timeout=240
+    )
+
+
+def curve(out: Path) -> list[dict[str, Any]]:
+    """The steps of metrics.jsonl, without what a clock decides."""
+    lines = (out / "metrics.jsonl").read_text("utf-8").splitlines()
+    found = [json.loads(line) for line in lines]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in found]
