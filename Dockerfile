@@ -49,6 +49,6 @@ RUN pip install --no-cache-dir '.[train]'
 RUN useradd --create-home targen && install -d -o targen -g targen /data
 USER targen
 VOLUME /data
-# To come with runners/train.py: docker run --gpus all … targen-train runners/train.py --config …
+#   docker run --gpus all … targen-train runners/train.py --config … --out …
 ENTRYPOINT ["deepspeed"]
 CMD ["--help"]

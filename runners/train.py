@@ -1,6 +1,6 @@
 """Training from a configuration file, in one process or under a launcher.
 
-    python runners/train.py --config runners/configs/encoder-tiny.toml --out models/encoder-tiny
+    python runners/train.py --config runners/configs/encoder-tiny.toml --out runs/cb-encoder
     deepspeed --num_accelerators 2 runners/train.py --config … --out …
 
 The same command goes on with a run that was stopped or killed. SIGTERM and SIGINT save a checkpoint

@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 
 from targen_async.config import load
+from targen_async.finetune.config import load_train_config
 from tests.running import manifest, rows
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
 RUNNER = ROOT / "runners" / "generate.py"
-CONFIGS = sorted((ROOT / "runners" / "configs").glob("*.toml"))
+SHIPPED = sorted((ROOT / "runners" / "configs").glob("*.toml"))
+CONFIGS = [path for path in SHIPPED if "[training]" not in path.read_text("utf-8")]
+TRAININGS = [path for path in SHIPPED if path not in CONFIGS]
 MAX_RUNNER_LINES = 60
 
 
@@ -94,6 +97,16 @@ def test_a_shipped_configuration_is_valid_and_sets_nothing_that_is_not_in_it(con
     whole = load(None, [(part, raw[part]) for part in raw])
     assert whole.data == loaded.data
     assert whole != loaded
+
+
+@pytest.mark.parametrize("config", TRAININGS, ids=lambda path: path.name)
+def test_a_shipped_configuration_of_training_is_valid(config: Path) -> None:
+    loaded = load_train_config(config)
+    assert loaded.model.family in ("encoder", "encoder-decoder", "decoder")
+    [command] = [
+        line for line in config.read_text("utf-8").splitlines() if "targen generate" in line
+    ]
+    assert all(source.source in command for source in loaded.data.train)
 
 
 def test_the_runner_makes_the_rows_of_its_configuration(tmp_path: Path) -> None:

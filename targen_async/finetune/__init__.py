@@ -1,5 +1,7 @@
 """From rows to a measured model.
 
 Read: schema, runs, official, data. Ask: posed, pairs, text2text, completions, forms, instructions.
-Feed: batches. Measure: metrics, predictions. None of these needs torch.
+Batch: batches. Measure: metrics, predictions. Choose: config, sizes, logits, prepare, command.
+None of these needs torch. The others do: models, tokens, feeds, optim, engine and sharded (a step),
+ranks, checkpoints, curve, saved, loop (`train`), answering and evaluate (`evaluate`).
 """

@@ -25,7 +25,7 @@ from tests.finetune.training import (  # noqa: E402
 def test_after_sigkill_and_sigterm_the_run_is_bit_for_bit_the_unbroken_one(tmp_path: Path) -> None:
     raw = settings("encoder-decoder", grammar_run(tmp_path / "cb", "cb", 120))
     raw["model"]["dropout"] = 0.1
-    raw["training"] |= {"steps": 60, "save_every": 7, "random_seed": 3, "accumulation": 2}
+    raw["training"] |= {"steps": 40, "save_every": 7, "random_seed": 3, "accumulation": 2}
     config = write_config(tmp_path / "run.toml", raw)
     whole = run(config, tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
@@ -33,7 +33,7 @@ def test_after_sigkill_and_sigterm_the_run_is_bit_for_bit_the_unbroken_one(tmp_p
     broken = tmp_path / "broken"
     _signal_at(signal.SIGKILL, 17, config, broken, 128 + 9)
     assert not (broken / "model").exists()
-    told = _signal_at(signal.SIGTERM, 30, config, broken, 1)
+    told = _signal_at(signal.SIGTERM, 26, config, broken, 1)
     assert "which is saved; the same command goes on" in told
     last = run(config, broken)
     assert last.returncode == 0, last.stderr

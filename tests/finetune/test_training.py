@@ -1,6 +1,8 @@
 """Training in this process: models learn, a step is the same however it is cut, a folder loads."""
 
+import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from targen_async import cli  # noqa: E402
 from targen_async.errors import RunStopped, UserError  # noqa: E402
@@ -45,7 +49,7 @@ def config(family: str, source: Path, **training: Any) -> TrainConfig:
 def test_a_tiny_model_learns_a_grammar_and_its_folder_says_the_same_anywhere(
     family: str, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    raw = settings(family, rows, examples=32, steps=70)
+    raw = settings(family, rows, examples=32, steps=60)
     raw["data"]["held_out"] = 0.2
     said: list[str] = []
     trained = train(msgspec.convert(raw, TrainConfig), tmp_path / "out", say=said.append)
@@ -252,3 +256,26 @@ def test_an_encoder_without_a_head_for_a_task_says_so(
     flags = ["--tasks", "rte", "--data", str(other), "--split", "train", "--out"]
     assert cli.main(["evaluate", str(trained.folder), *flags, str(tmp_path / "e")]) == 2
     assert "no head for rte (it has one for: cb)" in capsys.readouterr().err
+
+
+def untied_t5(folder: Path, rows: Path, out: Path) -> Path:
+    """A T5 with an lm_head of its own, as T5 v1.1 and Flan-T5 have, in a file as theirs."""
+    trained = train(config("encoder-decoder", rows, steps=1), out, say=lambda _: None)
+    shutil.copytree(trained.folder, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["shared.weight"] * 0.5 + 0.01
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    raw = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps(raw | {"tie_word_embeddings": False}), "utf-8")
+    return folder
+
+
+def test_an_lm_head_of_its_own_survives_training(rows: Path, tmp_path: Path) -> None:
+    source = untied_t5(tmp_path / "untied", rows, tmp_path / "one")
+    raw = settings("encoder-decoder", rows, steps=1, learning_rate=1e-12)
+    raw["model"]["init"] = str(source)
+    trained = train(msgspec.convert(raw, TrainConfig), tmp_path / "two", say=lambda _: None)
+    before, after = (load_file(f / "model.safetensors") for f in (source, trained.folder))
+    for name in ("lm_head.weight", "shared.weight"):
+        assert torch.allclose(before[name], after[name], atol=1e-6), name
+    assert not torch.allclose(after["lm_head.weight"], after["shared.weight"], atol=1e-3)
