@@ -11,7 +11,7 @@ import msgspec
 import torch
 from msgspec import Struct
 
-from targen_async.errors import RunStopped
+from targen_async.errors import RunStopped, UserError
 from targen_async.finetune.engine import Engine
 
 COMPLETE = "COMPLETE"
@@ -31,6 +31,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     ended: bool = False
     """Stopped early: there is nothing to go on with."""
     ranks: int = 1
+    data: str = ""
+    """Digest of what is trained on."""
 
 
 class Seal(Struct, frozen=True):
@@ -95,14 +97,19 @@ def checkpoint_fault(path: Path) -> str | None:
     return None
 
 
-def load_checkpoint(path: Path, engine: Engine) -> Progress:
-    """Weights, optimiser and random state of this rank. Raises RunStopped for another number of
-    ranks than it was written by."""
+def load_checkpoint(path: Path, engine: Engine, data: str) -> Progress:
+    """Weights, optimiser and random state of this rank. Raises UserError where it was written by
+    another number of ranks or on other data."""
     progress = msgspec.json.decode((path / _PROGRESS).read_bytes(), type=Progress)
     if progress.ranks != engine.ranks:
-        raise RunStopped(
+        raise UserError(
             f"{path} was written by {progress.ranks} ranks and this start has {engine.ranks}: "
             "start it with as many"
+        )
+    if progress.data != data:
+        raise UserError(
+            f"{path} was written on other data: the rows of a source have changed since then; "
+            "name another folder"
         )
     engine.load(path)
     state = torch.load(path / f"random-{engine.rank}.pt", weights_only=True)

@@ -83,7 +83,7 @@ def loss_sum(call: Callable[..., Any], feed: Feed) -> Tensor:
         assert right is not None
         wanted = scores.masked_fill(~right, -torch.inf)
         return (scores.logsumexp(-1) - wanted.logsumexp(-1)).sum()
-    logits = call(**feed.inputs).logits.float()
+    logits = call(**feed.inputs, use_cache=False).logits.float()
     return functional.cross_entropy(
         logits.flatten(0, 1), feed.labels.flatten(), ignore_index=_IGNORED, reduction="sum"
     )
@@ -213,7 +213,7 @@ def _score_texts(model: Model, items: Sequence[Item], device: torch.device) -> l
             "encoder_outputs": read,
             "attention_mask": once["attention_mask"].repeat_interleave(times, 0),
         }
-    logits = model.network(**inputs).logits.float()
+    logits = model.network(**inputs, use_cache=False).logits.float()
     assert feed.labels is not None
     losses = functional.cross_entropy(
         logits.transpose(1, 2), feed.labels, ignore_index=_IGNORED, reduction="none"

@@ -92,7 +92,8 @@ def train(
     ranks = Ranks.of_environment(config.training)
     if ranks.rank:
         say = _silent
-    _claim(out, config, ranks)
+    with ranks.first():
+        _claim(out, config)
     if (done := out / "model" / FACTS).is_file() and (done.parent / CARD).is_file():
         raise UserError(f"{out} holds a trained model: name another folder, or remove it")
     work = _make_work(config, out, ranks, say)
@@ -107,20 +108,23 @@ def _silent(_: str) -> None:
     pass
 
 
-def _claim(out: Path, config: TrainConfig, ranks: Ranks) -> None:
-    """The folder is this configuration's, from the first start on."""
-    path, told = out / "config.json", msgspec.json.format(msgspec.json.encode(config))
-    if path.is_file() and path.read_bytes() != told:
-        raise UserError(
-            f"{out} was begun with another configuration ({path}): name another folder, or give "
-            "the same configuration"
-        )
-    if ranks.rank == 0:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(told)
-        except OSError as error:
-            raise UserError(f"{out} cannot be written: {error.strerror}") from error
+def _claim(out: Path, config: TrainConfig) -> None:
+    """The folder is the configuration's that wrote its first checkpoint; before there is one, a
+    mended configuration takes it over."""
+    path, own = out / "config.json", msgspec.json.format(msgspec.json.encode(config))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if path.is_file() and path.read_bytes() != own:
+            if any((out / "checkpoints").glob("step-*")):
+                raise UserError(
+                    f"{out} was begun with another configuration ({path}): name another folder, or "
+                    "give the same configuration"
+                )
+            for name in ("tokenizer", "best"):
+                shutil.rmtree(out / name, ignore_errors=True)
+        path.write_bytes(own)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}") from error
 
 
 def _make_work(config: TrainConfig, out: Path, ranks: Ranks, say: Say) -> Work:
@@ -173,11 +177,12 @@ def _make_work(config: TrainConfig, out: Path, ranks: Ranks, say: Say) -> Work:
 
 def _resume(work: Work, engine: Engine, curve: Curve, say: Say) -> Progress:
     seed_rank(work.config.training.random_seed, engine.rank)
+    data = work.prepared.digest
     path = newest_checkpoint(work.out / "checkpoints", say)
     if path is None:
         curve.begin(0)
-        return Progress(ranks=engine.ranks)
-    progress = load_checkpoint(path, engine)
+        return Progress(ranks=engine.ranks, data=data)
+    progress = load_checkpoint(path, engine, data)
     say(f"going on from step {progress.step} of {work.steps}")
     curve.begin(progress.step)
     return progress

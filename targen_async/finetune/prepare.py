@@ -1,6 +1,7 @@
 """From a configuration to the examples of a run: what is trained on, what is held out."""
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 from msgspec import Struct
@@ -28,6 +29,11 @@ class Prepared(Struct, frozen=True, kw_only=True):
     sources: list[dict[str, Any]]
     """For the model card: task, source, split, rows, digests."""
     simulated: bool
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the content of every source, in order."""
+        return sha256("".join(one["digest"] for one in self.sources).encode()).hexdigest()
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -49,16 +49,17 @@ class Ranks(Struct, frozen=True, kw_only=True):
         """Rank 0 goes first; the others find what it left on the disk."""
         if self.count > 1 and self.rank:
             torch.distributed.barrier()
-        yield
-        if self.count > 1 and not self.rank:
-            torch.distributed.barrier()
+        try:
+            yield
+        finally:  # Where it fails, the others come to the same fault and do not wait.
+            if self.count > 1 and not self.rank:
+                torch.distributed.barrier()
 
 
 def open_engine(network: Any, training: Training, ranks: Ranks) -> Engine:  # noqa: ANN401
     """The engine that `training.deepspeed` asks for."""
     if training.gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
-        network.config.use_cache = False
     if training.deepspeed is None:
         return PlainEngine(network, training, ranks.device)
     from targen_async.finetune.sharded import ShardedEngine

@@ -20,6 +20,7 @@ from targen_async import cli  # noqa: E402
 from targen_async.errors import RunStopped, UserError  # noqa: E402
 from targen_async.finetune.checkpoints import checkpoint_fault, newest_checkpoint  # noqa: E402
 from targen_async.finetune.config import TrainConfig, load_train_config  # noqa: E402
+from targen_async.finetune.logits import logit_names  # noqa: E402
 from targen_async.finetune.loop import train  # noqa: E402
 from targen_async.finetune.models import check_embeddings, open_model  # noqa: E402
 from targen_async.finetune.optim import learning_rate  # noqa: E402
@@ -246,6 +247,7 @@ def test_a_folder_of_another_configuration_is_not_touched(rows: Path, tmp_path: 
         train(made, tmp_path, say=lambda _: None)
     with pytest.raises(UserError, match="was begun with another configuration"):
         train(config("encoder", rows, steps=2), tmp_path, say=lambda _: None)
+    assert open_model(str(tmp_path / "model")).names == logit_names(["cb"])
 
 
 def test_an_encoder_without_a_head_for_a_task_says_so(
@@ -279,3 +281,51 @@ def test_an_lm_head_of_its_own_survives_training(rows: Path, tmp_path: Path) -> 
     for name in ("lm_head.weight", "shared.weight"):
         assert torch.allclose(before[name], after[name], atol=1e-6), name
     assert not torch.allclose(after["lm_head.weight"], after["shared.weight"], atol=1e-3)
+
+
+def test_a_mended_configuration_takes_the_folder_over(rows: Path, tmp_path: Path) -> None:
+    raw = settings("encoder-decoder", rows, steps=1)
+    wrong = raw | {"model": raw["model"] | {"max_target": 2, "vocabulary": 300}}
+    with pytest.raises(UserError, match="an answer has"):
+        train(msgspec.convert(wrong, TrainConfig), tmp_path, say=lambda _: None)
+    trained = train(msgspec.convert(raw, TrainConfig), tmp_path, say=lambda _: None)
+    assert len(transformers.AutoTokenizer.from_pretrained(trained.folder)) > 300
+
+
+def test_a_run_does_not_go_on_with_other_rows(tmp_path: Path) -> None:
+    rows = grammar_run(tmp_path / "rows", "cb", 40)
+    made = config("encoder", rows, steps=4)
+    with pytest.raises(RunStopped):
+        train(made, tmp_path / "out", say=lambda _: None, stopped=lambda: True)
+    shutil.rmtree(rows)
+    grammar_run(rows, "cb", 44)
+    with pytest.raises(UserError, match="was written on other data"):
+        train(made, tmp_path / "out", say=lambda _: None)
+
+
+def test_a_head_for_other_labels_is_begun_anew_on_the_same_body(rows: Path, tmp_path: Path) -> None:
+    trained = train(config("encoder", rows, steps=1), tmp_path / "one", say=lambda _: None)
+    other = grammar_run(tmp_path / "rows", "rte", 40)
+    raw = settings("encoder", other, "rte", steps=1, learning_rate=1e-12)
+    raw["model"]["init"] = str(trained.folder)
+    again = train(msgspec.convert(raw, TrainConfig), tmp_path / "two", say=lambda _: None)
+    before, after = (load_file(t.folder / "model.safetensors") for t in (trained, again))
+    name = "classifier.out_proj.weight"
+    assert before[name].shape[0] == 3 and after[name].shape[0] == 2
+    body = [n for n in before if n.startswith("roberta.")]
+    assert body and all(torch.allclose(before[n], after[n], atol=1e-6) for n in body)
+
+
+def test_gradient_checkpointing_changes_no_figure(rows: Path, tmp_path: Path) -> None:
+    for name, more in (("plain", {}), ("saving", {"gradient_checkpointing": True})):
+        train(config("decoder", rows, steps=2, **more), tmp_path / name, say=lambda _: None)
+    for one, two in zip(curve(tmp_path / "plain"), curve(tmp_path / "saving"), strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-6)
+
+
+def test_adafactor_bfloat16_and_batches_by_tokens_learn(rows: Path, tmp_path: Path) -> None:
+    raw = settings("encoder-decoder", rows, steps=12, optimizer="adafactor", precision="bfloat16")
+    raw["training"] |= {"tokens": 1024, "examples": None, "schedule": "cosine"}
+    train(msgspec.convert(raw, TrainConfig), tmp_path, say=lambda _: None)
+    losses = [line["loss"] for line in curve(tmp_path)]
+    assert losses[-1] < 0.5 * losses[0]
