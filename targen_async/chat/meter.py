@@ -35,8 +35,8 @@ _UNSURE_S = 0.3  # What other processes take is known but for this time.
 _APART = (0.5, 0.1)  # Calls and part of our bucket left: those of several processes come unevenly.
 _CALM = (10.0, 25.0, 100.0)
 """Calls after a refusal before more is tried: when the rate is a guess, is measured by a few, or by
-many; three times as many when trying fails, up to `_CALMEST`: less than one in 200 is refused."""
-_CALMEST = (210.0, 225.0)
+many; three times as many when trying fails, up to `_CALMEST`: less than 0.5 % is refused, or 1."""
+_CALMEST = {"requests": (210.0, 225.0), "tokens": (140.0, 150.0)}
 """For one process; for several, as a try of one may be refused to another as well."""
 _TRY = 1.15  # Times the rate: little is refused until the refusal is known.
 _TRY_FOR = 15.0  # Calls after which it doubles every so often, as the rate must have risen.
@@ -333,7 +333,7 @@ class Meter:
             return _CALM[1]
         if abs(measured / self._per_s - 1) < 0.03 and self._uncertain_rate:
             # Nothing new: more was tried, or a little too much was asked for.
-            return min(3 * self._calm, _CALMEST[self.share < 1])
+            return min(3 * self._calm, _CALMEST[self.name][self.share < 1])
         return calm
 
     # ---- learning from headers
