@@ -149,7 +149,9 @@ class DistinctGate:
 
     def add_row(self, id_: int, sketch: Sketch) -> None:
         """Remember a row."""
-        self._db.execute("INSERT INTO rows VALUES (?, ?, ?)", (id_, sketch.digest, sketch.text))
+        # Nothing but nearness is decided by the text.
+        text = sketch.text if sketch.bands else ""
+        self._db.execute("INSERT INTO rows VALUES (?, ?, ?)", (id_, sketch.digest, text))
         if sketch.bands:
             self._db.executemany(
                 "INSERT OR IGNORE INTO bands VALUES (?, ?)", [(band, id_) for band in sketch.bands]

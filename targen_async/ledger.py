@@ -54,6 +54,32 @@ class Beyond(Struct, frozen=True, kw_only=True):
     worst: Usage
 
 
+class _Tally:
+    """A sum that every call moves: a new `Usage` each time would cost more than the adding."""
+
+    __slots__ = ("_cached", "_completion", "_prompt")
+
+    def __init__(self) -> None:
+        self._prompt = self._completion = self._cached = 0
+
+    def add(self, usage: Usage) -> None:
+        self._prompt += usage.prompt_tokens
+        self._completion += usage.completion_tokens
+        self._cached += usage.cached_prompt_tokens
+
+    def take(self, usage: Usage) -> None:
+        self._prompt -= usage.prompt_tokens
+        self._completion -= usage.completion_tokens
+        self._cached -= usage.cached_prompt_tokens
+
+    def sum(self) -> Usage:
+        return Usage(
+            prompt_tokens=self._prompt,
+            completion_tokens=self._completion,
+            cached_prompt_tokens=self._cached,
+        )
+
+
 class _Account:
     """The sums of one role. `open` and `unknown` are worst cases of calls in doubt and of answers
     without usage."""
@@ -61,11 +87,11 @@ class _Account:
     def __init__(self) -> None:
         self.served = 0
         self.refused = 0
-        self.usage = Usage()
+        self.usage = _Tally()
         self.without_usage = 0
         self.unknown = Usage()
         self.in_doubt = 0
-        self.open = Usage()
+        self.open = _Tally()
         self.hedged = 0
         self.hedged_worst = Usage()
 
@@ -74,10 +100,10 @@ class _Account:
             served=self.served,
             refused=self.refused,
             in_doubt=self.in_doubt,
-            usage=self.usage,
+            usage=self.usage.sum(),
             without_usage=self.without_usage,
             without_usage_worst=self.unknown,
-            in_doubt_worst=self.open,
+            in_doubt_worst=self.open.sum(),
             hedged=self.hedged,
             hedged_worst=self.hedged_worst,
         )
@@ -137,7 +163,7 @@ class Ledger:
         self._open[ticket] = (role, worst)
         account = self._accounts[role]
         account.in_doubt += 1
-        account.open = add_usage(account.open, worst)
+        account.open.add(worst)
         if hedged:
             account.hedged += 1
             account.hedged_worst = add_usage(account.hedged_worst, worst)
@@ -155,7 +181,7 @@ class Ledger:
             account.without_usage += 1
             account.unknown = add_usage(account.unknown, worst)
             return
-        account.usage = add_usage(account.usage, usage)
+        account.usage.add(usage)
         more = usage.prompt_tokens > worst.prompt_tokens
         if (more or usage.completion_tokens > worst.completion_tokens) and self.beyond is None:
             self.beyond = Beyond(used=usage, worst=worst)
@@ -170,7 +196,7 @@ class Ledger:
         if closed is not None:
             account = self._accounts[closed[0]]
             account.in_doubt -= 1
-            account.open = _less(account.open, closed[1])
+            account.open.take(closed[1])
         return closed
 
     # ---- what it comes to
@@ -310,14 +336,6 @@ def at_most_usd(asked: Mapping[Role, Totals], prices: Mapping[Role, Prices]) -> 
             usd += worst_usd_of(one.without_usage_worst, prices[role])
             usd += worst_usd_of(one.in_doubt_worst, prices[role])
     return usd
-
-
-def _less(a: Usage, b: Usage) -> Usage:
-    return Usage(
-        prompt_tokens=a.prompt_tokens - b.prompt_tokens,
-        completion_tokens=a.completion_tokens - b.completion_tokens,
-        cached_prompt_tokens=a.cached_prompt_tokens - b.cached_prompt_tokens,
-    )
 
 
 def _sum(usages: list[Usage]) -> Usage:

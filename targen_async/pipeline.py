@@ -36,6 +36,7 @@ class Incoming:
         self.capacity = capacity
         self._senders = senders
         self._receivers = receivers
+        self._loop = asyncio.get_running_loop()
         self._items: deque[Any] = deque()
         self._getters: deque[asyncio.Future[Any]] = deque()
         self._putters: deque[tuple[asyncio.Future[None], Any]] = deque()
@@ -56,7 +57,7 @@ class Incoming:
         if len(self._items) < self.capacity:
             self._items.append(item)
             return
-        putter = asyncio.get_running_loop().create_future()
+        putter = self._loop.create_future()
         self._putters.append((putter, item))
         await putter
 
@@ -70,7 +71,7 @@ class Incoming:
             return item
         if not self._senders:
             raise StopAsyncIteration
-        getter = asyncio.get_running_loop().create_future()
+        getter = self._loop.create_future()
         self._getters.append(getter)
         item = await getter
         if item is _END:

@@ -160,6 +160,8 @@ class RowPlan:
         self._dealt: dict[int, tuple[array[int], array[int]]] = {}
         """Of a wave: the label of each call by its place in `labels`, and how many calls of that
         label came before. A wave may be as long as the run."""
+        self.planned = state.waves[-1].end if state.waves else 0
+        """Slots planned so far."""
 
     def aim(self, n: int) -> None:
         """Aim at n rows from the watermark on, and plan what is missing."""
@@ -172,11 +174,6 @@ class RowPlan:
         if self.grouping.labels:
             return _shares(self.state.n, self.labels, self.grouping.labels, self.random_seed)
         return _quotas(self.state.n, self.labels, self.random_seed, self._step)
-
-    @property
-    def planned(self) -> int:
-        """Slots planned so far."""
-        return self.state.waves[-1].end if self.state.waves else 0
 
     @property
     def delivered(self) -> int:
@@ -241,7 +238,7 @@ class RowPlan:
         if slot >= self.planned:
             return True
         wave = self.wave_of(slot)[1]
-        return window_of(wave, slot, block_size, self.grouping.size)[0] == slot
+        return (slot - wave.start) % _window(block_size, self.grouping.size) == 0
 
     def wants(self, *labels: str) -> bool:
         """Is there room in the quotas for rows of all these labels?"""
@@ -292,6 +289,7 @@ class RowPlan:
         counts = self._in_calls(counts)
         if any(counts.values()):
             state.waves.append(Wave(start=self.planned, counts=counts))
+            self.planned = state.waves[-1].end
         left = self.planned - state.watermark
         state.replan_at = self.planned if left < _LAST_SLOTS else state.watermark + left // 2
 
@@ -352,11 +350,16 @@ def blocks(
     return [block for block in dealt if block]
 
 
+def _window(size: int, group: int) -> int:
+    """Rows of a window, where the wave does not end in it."""
+    return -(-_BLOCKS_PER_WINDOW * size // group) * group
+
+
 def window_of(wave: Wave, slot: int, size: int, group: int = 1) -> tuple[int, int]:
     """The stretch of `wave` around `slot` within which blocks are drawn: short, to fill early.
 
     It holds whole groups of `group` rows.
     """
-    step = -(-_BLOCKS_PER_WINDOW * size // group) * group
+    step = _window(size, group)
     start = slot - (slot - wave.start) % step
     return start, min(start + step, wave.end)

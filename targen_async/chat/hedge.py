@@ -7,6 +7,7 @@ case, as what became of it is not known (Dean and Barroso, "The Tail at Scale", 
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -60,10 +61,12 @@ class _Call:
 
     __slots__ = ("copy", "over", "request", "result", "stage", "task")
 
-    def __init__(self, request: ChatRequest, stage: _Stage) -> None:
+    def __init__(
+        self, request: ChatRequest, stage: _Stage, task: "asyncio.Task[Any] | None"
+    ) -> None:
         self.request = request
         self.stage = stage
-        self.task = asyncio.current_task()
+        self.task = task
         """Who waits for it, to be woken by the second answer."""
         self.copy: asyncio.Task[None] | None = None
         self.result: ChatResult | None = None
@@ -94,6 +97,7 @@ class Hedged:
         self._calls: dict[str, _Call] = {}
         self._asked = 0
         self._hedged = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     async def complete(self, request: ChatRequest) -> ChatResult:
@@ -102,11 +106,14 @@ class Hedged:
         stage = self._stages.get(name)
         if stage is None:
             stage = self._stages[name] = _Stage()
-        call = self._calls[request.key] = _Call(request, stage)
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
+        call = self._calls[request.key] = _Call(request, stage, task)
         self._asked += 1
         if self._timer is None:
-            self._look_later()
-        task = call.task
+            self._look_later(loop)
         before = task.cancelling() if task else 0
         try:
             result = await self._inner.complete(request)
@@ -133,8 +140,7 @@ class Hedged:
 
     # ---- the second copies
 
-    def _look_later(self) -> None:
-        loop = asyncio.get_running_loop()
+    def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = loop.call_later(_LOOK_EVERY_S, self._look, loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -142,7 +148,7 @@ class Hedged:
         self._timer = None
         if not self._calls:
             return
-        self._look_later()
+        self._look_later(loop)
         left = min(self._limited.room, int(MOST * self._asked) - self._hedged)
         if left <= 0:
             return

@@ -78,11 +78,13 @@ class HttpChat:
             "silence_s": read_timeout_s,
             "total_s": total_timeout_s,
         }
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._line: Line | None = None
         self._wary: Line | None = None
         self._wary_until_s = -math.inf
 
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
         limit = self._max_in_flight
         self._line = self._open(
             aiohttp.TCPConnector(limit=limit, keepalive_timeout=IDLE_CONNECTION_S)
@@ -108,10 +110,10 @@ class HttpChat:
 
     async def complete(self, request: ChatRequest) -> ChatResult:
         """Send once. Raises a ChatError, or ParseError when a 200 is no completion."""
-        if self._line is None or self._wary is None:
+        if self._line is None or self._wary is None or self._loop is None:
             raise RuntimeError("HttpChat is used outside its `async with`")
         data = encode_request(request, self.dialect, stream=self.stream)
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         ticket = self._recorder.intent(request) if self._recorder else -1
         started_s = loop.time()
         try:

@@ -60,6 +60,7 @@ class Limited:
         self._adaptive = Adaptive(max_in_flight) if adaptive and free else None
         self._lease = lease
         self._quota: Quota | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._line: deque[Place] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = math.inf
@@ -80,9 +81,9 @@ class Limited:
 
     async def complete(self, request: ChatRequest) -> ChatResult:
         """Wait in line, then ask. Raises Rejected for a request larger than a minute's tokens."""
-        loop = asyncio.get_running_loop()
-        quota = self._quota
-        if quota is None:
+        loop, quota = self._loop, self._quota
+        if loop is None or quota is None:
+            loop = self._loop = asyncio.get_running_loop()
             quota = self._quota = Quota(*self._declared, loop.time())
         place = Place(request)
         quota.estimate(place)

@@ -94,7 +94,7 @@ class Breaker:
     async def admit(self, request: ChatRequest) -> None:
         """Wait until `request` may be sent. Raises Denied or RunStopped when none will be, and
         Elsewhere instead of waiting for an endpoint that is away."""
-        if not self._open and self._end is None and _now() >= self.resume_at:
+        if self._lets_all_through():
             return
         place = object()
         self._line[place] = None
@@ -130,7 +130,7 @@ class Breaker:
         self._raise_if_ended()
         if self._open and self._prober is not request:
             raise Held
-        if _now() < self.resume_at:
+        if not self._resumed():
             raise Held
 
     def leave(self, request: ChatRequest) -> None:
@@ -211,6 +211,15 @@ class Breaker:
         self._stop(lambda: Drained("no new calls"))
 
     # ---- inside
+
+    def _lets_all_through(self) -> bool:
+        return not self._open and self._end is None and self._resumed()
+
+    def _resumed(self) -> bool:
+        # While nobody asked for a pause no clock is read.
+        if self.resume_at > -math.inf and _now() >= self.resume_at:
+            self.resume_at = -math.inf
+        return self.resume_at == -math.inf
 
     def _keep_open(self, error: RateLimited | Unavailable, request: ChatRequest) -> None:
         """Open the breaker, or have the next probe made later after one that failed."""
