@@ -154,7 +154,7 @@ def test_a_run_goes_on_with_the_fallback_while_the_first_is_away(tmp_path: Path)
 
 def test_the_run_comes_back_to_the_first_when_it_is_there_again(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    away = {"start_s": 0.5, "duration_s": 2}
+    away = {"start_s": 0.5, "duration_s": 5}
     with simulator(latency_ms=50, outages=[away]) as first, simulator(latency_ms=300) as second:
         flags = ("generate", "copa", "-n", 400, "--out", out, *first.flags, "--max-in-flight", 8)
         done = targen(*flags, *with_fallback(second.url), "--quiet")
