@@ -7,6 +7,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TORCH := $(BIN)/python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)'
 DEMO := runs/demo
 
 .PHONY: demo test quick test-long lint bench bench-full soak clean
@@ -19,13 +20,17 @@ demo: $(VENV)/core
 	  --set data.simulator.malformed=0.05 --set data.simulator.error_rate=0.02
 	$(BIN)/targen show $(DEMO) -n 5
 
+# Where PyTorch is in .venv the rest of the extra `train` is put beside it, and the tests of training
+# run; where it is not, they are skipped and say so.
 test: $(VENV)/dev
+	@! $(TORCH) || $(MAKE) --no-print-directory $(VENV)/train
 	$(BIN)/python -m pytest -q -n auto --dist loadscope -m "not long"
 
 quick: $(VENV)/dev
 	$(BIN)/python -m pytest -q -m "not slow and not long"
 
 test-long: $(VENV)/dev
+	@! $(TORCH) || $(MAKE) --no-print-directory $(VENV)/train
 	$(BIN)/python -m pytest -q -n auto --dist loadscope -m long --timeout 7200
 
 lint: $(VENV)/dev
@@ -55,6 +60,10 @@ $(VENV)/core: pyproject.toml
 
 $(VENV)/dev: $(VENV)/core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(VENV)/train: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,train]'
 	@touch $@
 
 $(VENV)/bench: $(VENV)/dev
