@@ -154,9 +154,9 @@ def _cost(plan: BatchPlan, batch: Batch) -> int:
 
 
 def _size(step: Step, source: Lengths, target: Lengths) -> tuple[int, int]:
-    """By what the longest step is told: its longest example, then its largest batch."""
-    widths = [int(source[batch].max() + target[batch].max()) for batch in step]
-    return max(widths), max(len(b) * width for b, width in zip(step, widths, strict=True))
+    """By what the longest step is told: its longest example, then how many have room for it."""
+    examples = np.concatenate(step)
+    return int((source[examples] + target[examples]).max()), len(examples)
 
 
 def _by_tokens(source: Lengths, target: Lengths, tokens: int) -> list[int]:
@@ -187,10 +187,12 @@ def _whole_steps(cuts: list[int], rows: int, batches: int) -> list[int]:
 
 
 def _by_examples(rows: int, examples: int, batches: int) -> list[int]:
-    """Steps of `examples`, the last one smaller. Where that has too few for its batches, it shares
-    evenly with the one before, or joins it. A step's batches are as even as can be."""
+    """Steps of `examples`. Where less than half of one is left, it and the step before it share
+    evenly: which step has which examples does not depend on `batches`, as long as there are two
+    examples for each of these. A step's batches are as even as can be."""
     ends = [*range(examples, rows, examples), rows]
-    if len(ends) > 1 and rows - ends[-2] < batches:
+    left = rows - ends[-2] if len(ends) > 1 else rows
+    if len(ends) > 1 and left < max(examples / 2, batches):
         before = ends[-3] if len(ends) > 2 else 0
         half = (rows - before) // 2
         ends[-2:] = [before + half, rows] if half >= batches else [rows]

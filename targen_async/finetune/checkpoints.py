@@ -11,7 +11,7 @@ import msgspec
 import torch
 from msgspec import Struct
 
-from targen_async.errors import RunStopped, UserError
+from targen_async.errors import RunStopped
 from targen_async.finetune.engine import Engine
 
 COMPLETE = "COMPLETE"
@@ -31,6 +31,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     ended: bool = False
     """Stopped early: there is nothing to go on with."""
     ranks: int = 1
+    batches: int = 1
+    """Of a step, over all ranks: the order of the data depends on it."""
     data: str = ""
     """Digest of what is trained on."""
 
@@ -40,24 +42,31 @@ class Seal(Struct, frozen=True):
     sha256: str
 
 
-def save_checkpoint(folder: Path, engine: Engine, progress: Progress, keep: int) -> None:
-    """Every rank calls it. Raises RunStopped where the disk is full; older checkpoints stay."""
+def save_checkpoint(folder: Path, engine: Engine, progress: Progress, keep: int, room: int) -> None:
+    """Every rank calls it. `room`: bytes that a checkpoint may take.
+
+    Raises RunStopped where the disk is full; older checkpoints stay.
+    """
     path = folder / _NAME.format(progress.step)
+    free = room
     if engine.rank == 0:
         if path.exists():  # Left half-written by a start that died, or damaged.
             shutil.rmtree(path)
         path.mkdir(parents=True)
-    engine.any_of([False])
-    try:
-        engine.save(path)
-        torch.save(_random_state(), path / f"random-{engine.rank}.pt")
-        failed = ""
-    except (OSError, RuntimeError) as error:
-        failed = str(error).split("\n")[0]
+        free = shutil.disk_usage(path).free
+    failed = "" if free >= room else f"it takes {_giga(room)} and {_giga(free)} are free"
+    if not engine.any_of([bool(failed)])[0]:
+        try:
+            engine.save(path)
+            torch.save(_random_state(), path / f"random-{engine.rank}.pt")
+        except (OSError, RuntimeError) as error:
+            failed = str(error).split("\n")[0]
     if engine.any_of([bool(failed)])[0]:
+        if engine.rank == 0:
+            shutil.rmtree(path, ignore_errors=True)
         raise RunStopped(
-            f"{path} could not be written ({failed or 'on another rank'}); the checkpoint before "
-            "it is whole"
+            f"{path} could not be written ({failed or 'on another rank'}); make room, and the same "
+            "command goes on from the checkpoint before it"
         )
     if engine.rank == 0:
         (path / _PROGRESS).write_bytes(msgspec.json.encode(progress))
@@ -97,38 +106,42 @@ def checkpoint_fault(path: Path) -> str | None:
     return None
 
 
-def load_checkpoint(path: Path, engine: Engine, data: str) -> Progress:
-    """Weights, optimiser and random state of this rank. Raises UserError where it was written by
-    another number of ranks or on other data."""
-    progress = msgspec.json.decode((path / _PROGRESS).read_bytes(), type=Progress)
-    if progress.ranks != engine.ranks:
-        raise UserError(
-            f"{path} was written by {progress.ranks} ranks and this start has {engine.ranks}: "
-            "start it with as many"
-        )
-    if progress.data != data:
-        raise UserError(
-            f"{path} was written on other data: the rows of a source have changed since then; "
-            "name another folder"
-        )
-    engine.load(path)
-    state = torch.load(path / f"random-{engine.rank}.pt", weights_only=True)
+def read_progress(path: Path) -> Progress:
+    return msgspec.json.decode((path / _PROGRESS).read_bytes(), type=Progress)
+
+
+def load_random_state(path: Path, engine: Engine) -> bool:
+    """This rank's; False where there was no such rank when the checkpoint was written."""
+    file = path / f"random-{engine.rank}.pt"
+    if not file.is_file():
+        return False
+    state = torch.load(file, weights_only=True)
     torch.set_rng_state(state["torch"])
     if engine.device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], engine.device)
-    return progress
+    return True
 
 
-def check_room(folder: Path, parameters: int, keep: int) -> None:
-    """Raises RunStopped where `keep` checkpoints and one in the writing would not fit: weights and
-    two moments in float32."""
-    needed = parameters * 12 * (keep + 1)
+def checkpoint_bytes(parameters: int, sharded: bool) -> int:
+    """Weights and two moments in float32; sharded optimisers hold the weights once more."""
+    return parameters * (16 if sharded else 12)
+
+
+def check_room(folder: Path, room: int, parameters: int, keep: int) -> None:
+    """Raises RunStopped where `keep` checkpoints of `room` bytes, one in the writing and the model
+    itself would not fit beside what is there."""
+    there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    needed = room * (keep + 1) + 4 * parameters - there
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise RunStopped(
-            f"{folder}: {keep + 1} checkpoints take {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB "
-            "are free; make room, or set `training.keep` lower"
+            f"{folder}: {keep + 1} checkpoints and the model take {_giga(needed)} more and "
+            f"{_giga(free)} are free; make room, or set `training.keep` lower"
         )
+
+
+def _giga(number: int) -> str:
+    return f"{number / 1e9:.1f} GB"
 
 
 def _random_state() -> dict[str, torch.Tensor]:
@@ -138,9 +151,9 @@ def _random_state() -> dict[str, torch.Tensor]:
     return state
 
 
-def seed_rank(random_seed: int, rank: int) -> None:
-    """Dropout of each rank draws from a stream of its own."""
-    torch.manual_seed(random.Random(f"rank:{random_seed}:{rank}").getrandbits(63))
+def seed_rank(random_seed: int, rank: int, step: int = 0) -> None:
+    """Dropout of each rank draws from a stream of its own; `step`: where the rank came in."""
+    torch.manual_seed(random.Random(f"rank:{random_seed}:{rank}:{step}").getrandbits(63))
 
 
 def _seal(path: Path) -> None:

@@ -43,9 +43,13 @@ class Curve:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._view.stop()
+        self.stop()
         if self._file:
             self._file.close()
+
+    def stop(self) -> None:
+        """Leave the terminal as it was."""
+        self._view.stop()
 
     def begin(self, step: int) -> None:
         """The lines up to `step` stay; what a killed start wrote after it is made again."""

@@ -29,8 +29,8 @@ from targen_async.finetune.batches import (
 from targen_async.finetune.checkpoints import (
     Progress,
     check_room,
-    load_checkpoint,
-    newest_checkpoint,
+    checkpoint_bytes,
+    load_random_state,
     save_checkpoint,
     seed_rank,
 )
@@ -40,10 +40,17 @@ from targen_async.finetune.engine import Engine
 from targen_async.finetune.feeds import Sample, feed_of, lengths_of, samples_of, weight_of
 from targen_async.finetune.logits import logit_names
 from targen_async.finetune.metrics import Report, measure
-from targen_async.finetune.models import Model, build_model, choose_tokenizer, open_model
+from targen_async.finetune.models import (
+    Model,
+    build_model,
+    choose_tokenizer,
+    expected_parameters,
+    open_model,
+)
 from targen_async.finetune.optim import count_parameters, learning_rate
 from targen_async.finetune.prepare import Prepared, prepare
-from targen_async.finetune.ranks import Ranks, open_engine
+from targen_async.finetune.ranks import Ranks, join_ranks, open_engine
+from targen_async.finetune.resume import Start, find_start
 from targen_async.finetune.saved import CARD, FACTS, save_model, told, write_card
 from targen_async.finetune.tokens import Tokens
 
@@ -75,6 +82,8 @@ class Work(Struct, frozen=True, kw_only=True):
     per_epoch: int
     steps: int
     """Of the whole run."""
+    room: int
+    """Bytes of a checkpoint, at most."""
 
 
 def train(
@@ -89,17 +98,31 @@ def train(
     Raises UserError for what the user has to mend, RunStopped where the run cannot go on or was
     stopped.
     """
-    ranks = Ranks.of_environment(config.training)
-    if ranks.rank:
-        say = _silent
+    with join_ranks(config.training) as ranks:
+        return _train(config, out, ranks, _silent if ranks.rank else say, stopped)
+
+
+def _train(
+    config: TrainConfig, out: Path, ranks: Ranks, say: Say, stopped: Callable[[], bool]
+) -> Trained:
+    training = config.training
     with ranks.first():
         _claim(out, config)
     if (done := out / "model" / FACTS).is_file() and (done.parent / CARD).is_file():
         raise UserError(f"{out} holds a trained model: name another folder, or remove it")
-    work = _make_work(config, out, ranks, say)
-    engine = open_engine(work.model.network, config.training, ranks)
+    start = ranks.of_first(lambda: find_start(out, training, ranks.count, say))
+    work = _make_work(config, out, ranks, start, say)
+    accumulation = start.progress.batches // ranks.count
+    engine = open_engine(
+        work.model.network,
+        replace(training, accumulation=accumulation),
+        ranks,
+        universal=start.universal is not None,
+    )
     with Curve(out / "metrics.jsonl", work.steps, engine.rank == 0, say) as curve:
-        progress = _resume(work, engine, curve, say)
+        if ranks.lifeline:
+            ranks.lifeline.tidy = curve.stop
+        progress = _resume(work, engine, start, curve, say)
         progress = _run(work, engine, progress, curve, stopped)
         return _finish(work, engine, progress, curve, say)
 
@@ -127,14 +150,18 @@ def _claim(out: Path, config: TrainConfig) -> None:
         raise UserError(f"{out} cannot be written: {error.strerror}") from error
 
 
-def _make_work(config: TrainConfig, out: Path, ranks: Ranks, say: Say) -> Work:
+def _make_work(config: TrainConfig, out: Path, ranks: Ranks, start: Start, say: Say) -> Work:
     prepared = prepare(config)
     choice = config.model
     names = logit_names(prepared.tasks) if choice.family == "encoder" else ()
     with ranks.first():
         texts = (text for one in prepared.train for text in (*one.fields.values(), one.label or ""))
         tokenizer = choose_tokenizer(choice, texts, out / "tokenizer")
-    model = build_model(choice, tokenizer, names, config.training.random_seed)
+    training = config.training
+    parameters = expected_parameters(choice, tokenizer, names)
+    room = checkpoint_bytes(parameters, training.deepspeed is not None)
+    ranks.of_first(lambda: check_room(out, room, parameters, training.keep))
+    model = build_model(choice, tokenizer, names, training.random_seed)
     with ranks.first():
         cache, taught = out / "tokens", prepared.instructions
         tokens = tokens_for(model, choice, prepared.train, taught, cache)
@@ -143,19 +170,17 @@ def _make_work(config: TrainConfig, out: Path, ranks: Ranks, say: Say) -> Work:
             for task, held in prepared.validation.items()
         }
     samples = samples_of(tokens.items, choice.family)
-    training = config.training
     lengths = [lengths_of(sample, choice.family) for sample in samples]
     plan = plan_batches(
         [source for source, _ in lengths],
         [target for _, target in lengths],
         tokens=training.tokens,
         examples=training.examples,
-        batches=ranks.count * training.accumulation,
+        batches=start.progress.batches,
         random_seed=training.random_seed,
     )
     first = epoch_steps(plan, 0)
     steps = training.steps or max(1, round(training.epochs * len(first)))
-    check_room(out, count_parameters(model.network), training.keep)
     share = padding_efficiency(plan, first, ranks.count)
     say(
         f"{choice.family} with {count_parameters(model.network):,} parameters; "
@@ -172,17 +197,27 @@ def _make_work(config: TrainConfig, out: Path, ranks: Ranks, say: Say) -> Work:
         plan=plan,
         per_epoch=len(first),
         steps=steps,
+        room=room,
     )
 
 
-def _resume(work: Work, engine: Engine, curve: Curve, say: Say) -> Progress:
-    seed_rank(work.config.training.random_seed, engine.rank)
-    data = work.prepared.digest
-    path = newest_checkpoint(work.out / "checkpoints", say)
-    if path is None:
+def _resume(work: Work, engine: Engine, start: Start, curve: Curve, say: Say) -> Progress:
+    seed, progress = work.config.training.random_seed, start.progress
+    seed_rank(seed, engine.rank)
+    if start.path is None:
         curve.begin(0)
-        return Progress(ranks=engine.ranks, data=data)
-    progress = load_checkpoint(path, engine, data)
+        return replace(progress, data=work.prepared.digest)
+    if progress.data != work.prepared.digest:
+        raise UserError(
+            f"{start.path} was written on other data: the rows of a source have changed since "
+            "then; name another folder"
+        )
+    engine.load(start.universal or start.path)
+    if not load_random_state(start.path, engine):
+        seed_rank(seed, engine.rank, progress.step)
+    engine.any_of([False])
+    if engine.rank == 0 and start.universal:
+        shutil.rmtree(start.universal)
     say(f"going on from step {progress.step} of {work.steps}")
     curve.begin(progress.step)
     return progress
@@ -225,7 +260,7 @@ def _run(
             progress = _evaluate(work, engine, progress, curve)
         [halt] = engine.any_of([stopped()])
         if last or halt or progress.ended or progress.step % training.save_every == 0:
-            save_checkpoint(folder, engine, progress, training.keep)
+            save_checkpoint(folder, engine, progress, training.keep, work.room)
         if progress.ended:
             break
         if halt and not last:

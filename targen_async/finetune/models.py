@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 import transformers
 from msgspec import Struct
@@ -108,6 +109,18 @@ def build_model(
                 "they do not belong together"
             )
     return Model(family=choice.family, network=network.float(), tokenizer=tokenizer)
+
+
+def expected_parameters(choice: ModelChoice, tokenizer: Any, names: Sequence[str]) -> int:  # noqa: ANN401
+    """How many the model will have, before any of them takes memory; an untied lm_head that a
+    config does not tell of is not counted. Raises UserError as `build_model`."""
+    if choice.init == "config":
+        config = _config(choice, len(tokenizer), names)
+    else:
+        config = _asked(choice.init, transformers.AutoConfig.from_pretrained, choice.init)
+    with torch.device("meta"):
+        network = _asked(choice.init, _auto(choice.family).from_config, config)
+    return sum(value.numel() for value in network.parameters())
 
 
 def open_model(source: str, family: Family | None = None) -> Model:
@@ -217,23 +230,38 @@ def _load(source: str, family: Family, names: Sequence[str] | None) -> Any:  # n
 
 def check_embeddings(network: Any, source: str) -> None:  # noqa: ANN401
     """Raises RunStopped where lm_head or the shared embeddings are not those of the file."""
-    path = cached_file(source, _WEIGHTS, _raise_exceptions_for_missing_entries=False)
-    if path is None:  # Sharded files: their index has no single file to compare with.
-        return
     held = {name: network.get_input_embeddings() for name in _READ}
     held |= {name: network.get_output_embeddings() for name in _WRITTEN}
-    with safe_open(path, "pt") as file:
-        for name in set(file.keys()) & set(held):
-            layer = held[name]
-            if layer is None or not torch.equal(layer.weight, file.get_tensor(name).float()):
-                raise RunStopped(
-                    f"{source}: {name} in memory is not that of the file: this version of "
-                    "transformers ties it to another; training would begin with wrong weights"
-                )
+    for name, path in _files_of(source, set(held)).items():
+        layer = held[name]
+        with safe_open(path, "pt") as file:
+            own = file.get_tensor(name).float()
+        if layer is None or not torch.equal(layer.weight, own):
+            raise RunStopped(
+                f"{source}: {name} in memory is not that of the file: this version of "
+                "transformers ties it to another; training would begin with wrong weights"
+            )
     own = network.state_dict()
     for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"):
         if "shared.weight" in own and not torch.equal(own[name], own["shared.weight"]):
             raise RunStopped(f"{source}: {name} is not the shared embedding that it should be")
+
+
+def _files_of(source: str, names: set[str]) -> dict[str, str]:
+    """Which of a model's files has which of the tensors, where it has them at all."""
+
+    def there(name: str) -> str | None:
+        found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+        return None if found is None else str(found)
+
+    if path := there(_WEIGHTS):
+        with safe_open(path, "pt") as file:
+            return dict.fromkeys(names & set(file.keys()), path)
+    if path := there(f"{_WEIGHTS}.index.json"):
+        places = msgspec.json.decode(Path(path).read_bytes())["weight_map"]
+        found = {name: there(places[name]) for name in names & set(places)}
+        return {name: file for name, file in found.items() if file}
+    return {}
 
 
 def _pretrained_tokenizer(source: str, family: Family) -> Any:  # noqa: ANN401

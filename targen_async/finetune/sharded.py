@@ -6,20 +6,26 @@ by both, and what is left is the sum over the global batch divided by its count.
 
 import os
 import socket
+import sys
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
+from torch.distributed.rendezvous import rendezvous
 
-from targen_async.errors import UserError
+from targen_async.errors import RunStopped, UserError
 from targen_async.finetune.config import Training
 from targen_async.finetune.engine import takes_bfloat16
 from targen_async.finetune.feeds import Feed, loss_sum
+from targen_async.finetune.lifeline import JOIN
 from targen_async.finetune.optim import build_optimizer
 
-_TAG = "deepspeed"
+TAG = "deepspeed"
+"""The folder of DeepSpeed's files in a checkpoint."""
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -31,6 +37,11 @@ def read_settings(path: Path) -> dict[str, Any]:
     except msgspec.DecodeError as error:
         raise UserError(f"`training.deepspeed`: {path} is not valid JSON: {error}") from error
     return found
+
+
+def zero_stage(training: Training) -> int | None:
+    """Of `training.deepspeed`; None: plain torch."""
+    return stage_of(read_settings(Path(training.deepspeed))) if training.deepspeed else None
 
 
 def stage_of(settings: dict[str, Any]) -> int:
@@ -58,16 +69,47 @@ def check_sharded(path: Path, training: Training) -> None:
         ) from error
 
 
-def connect(device: torch.device) -> None:
-    """Join the other ranks. Without a launcher the process is the only rank, and says so itself:
-    DeepSpeed would look for MPI."""
-    import deepspeed
+@cache
+def meet() -> Any:  # noqa: ANN401
+    """The store through which ranks find each other, once a process. Without a launcher the process
+    is the only rank, and says so itself: DeepSpeed would look for MPI.
 
+    Raises RunStopped where not all ranks come within `JOIN` seconds.
+    """
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     if "RANK" not in os.environ:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             os.environ |= {**alone, "MASTER_PORT": str(free.getsockname()[1])}
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=JOIN)))
+    except (RuntimeError, ValueError) as error:
+        raise RunStopped(
+            f"the {os.environ['WORLD_SIZE']} ranks did not find each other: "
+            f"{str(error).partition(chr(10))[0]}"
+        ) from error
+    return store
+
+
+def connect(store: Any, device: torch.device) -> None:  # noqa: ANN401
+    """Join the other ranks. Once a process; on a CPU, DeepSpeed compiles an operator the first
+    time, with g++ and the ninja of this environment."""
+    import deepspeed
+
+    if not torch.distributed.is_initialized():
+        # A rank that dies is the lifeline's to notice. This bounds a wait for one that lives, and
+        # rank 0 may be long at work alone: it tokenises, and converts checkpoints.
+        minutes = int(os.environ.get("DEEPSPEED_TIMEOUT", "60"))
+        torch.distributed.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=store,
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+            timeout=timedelta(minutes=minutes),
+        )
+    here = str(Path(sys.executable).parent)
+    if here not in os.environ["PATH"].split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join((here, os.environ["PATH"]))
     deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo")
 
 
@@ -81,21 +123,30 @@ class ShardedEngine:
         rank: int,
         ranks: int,
         device: torch.device,
+        universal: bool = False,
     ) -> None:
+        """`universal`: what is loaded was converted from another number of ranks."""
         import deepspeed
 
         self.rank, self.ranks, self.device = rank, ranks, device
         settings = read_settings(Path(training.deepspeed or ""))
         self._stage = stage_of(settings)
         self._scale = ranks * training.accumulation
-        own = {
+        half = takes_bfloat16(training, device)
+        # At stage 0 in float32 DeepSpeed clips and tells nobody the norm.
+        self._clip = None if self._stage or half else training.clip
+        own: dict[str, Any] = {
             # Never used for batches: the loop makes its own. Their product has to fit.
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": training.accumulation,
-            "gradient_clipping": training.clip,
-            "bf16": {"enabled": takes_bfloat16(training, device)},
+            "gradient_clipping": 0.0 if self._clip else training.clip,
+            "bf16": {"enabled": half},
+            "checkpoint": {**settings.get("checkpoint", {}), "load_universal": universal},
             "steps_per_print": 2**31,
         }
+        if self._stage == 3:
+            zero = settings["zero_optimization"]
+            own["zero_optimization"] = {**zero, "stage3_gather_16bit_weights_on_model_save": True}
         self._engine, *_ = deepspeed.initialize(
             model=network.to(device).train(),
             optimizer=build_optimizer(network, training),
@@ -106,20 +157,25 @@ class ShardedEngine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
         total = torch.zeros((), device=self.device)
+        norm = None
         for feed in feeds:
             loss = loss_sum(self._engine, feed) / count
             self._engine.backward(loss * self._scale)
+            if self._clip and self._engine.is_gradient_accumulation_boundary():
+                weights = self._engine.module.parameters()
+                norm = torch.nn.utils.clip_grad_norm_(weights, self._clip)
             self._engine.step()
             total += loss.detach()
         torch.distributed.all_reduce(total)
-        norm = self._engine.get_global_grad_norm()
-        return float(total), float("nan") if norm is None else float(norm)
+        return float(total), float(self._engine.get_global_grad_norm() if norm is None else norm)
 
     def save(self, folder: Path) -> None:
-        self._engine.save_checkpoint(str(folder), tag=_TAG)
+        self._engine.save_checkpoint(str(folder), tag=TAG)
 
     def load(self, folder: Path) -> None:
-        self._engine.load_checkpoint(str(folder), tag=_TAG)
+        path, _ = self._engine.load_checkpoint(str(folder), tag=TAG)
+        if path is None:
+            raise RunStopped(f"DeepSpeed finds no checkpoint of its own in {folder}")
 
     def weights(self) -> dict[str, Any] | None:
         if self._stage == 3:
