@@ -11,6 +11,7 @@ import tomli_w
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNNER = ROOT / "runners" / "train.py"
+_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 FAMILIES = ("encoder", "encoder-decoder", "decoder")
 
 
@@ -33,7 +34,9 @@ def command(config: Path, out: Path) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    """Without what this process says of its own rank, if it has been one."""
+    own = {k: v for k, v in os.environ.items() if k not in _LAUNCHERS}
+    return {**own, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def run(config: Path, out: Path) -> "subprocess.CompletedProcess[str]":
