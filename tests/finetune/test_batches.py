@@ -103,13 +103,20 @@ def test_the_order_knows_no_ranks() -> None:
         rank_batches(step, 0, 3)
 
 
-def test_a_fixed_number_of_examples_makes_the_same_steps_however_they_are_cut() -> None:
-    source, target = mix(100)
+@given(st.integers(1, 70), st.integers(8, 24), st.integers(0, 2**31), st.sampled_from([2, 3, 40]))
+def test_a_fixed_number_of_examples_makes_the_same_steps_however_they_are_cut(
+    rows: int, examples: int, seed: int, longest: int
+) -> None:
+    """The examples of step s are a function of seed and s, for one rank as for four."""
+    rows += 4
+    draw = np.random.default_rng(seed)
+    source, target = draw.integers(1, 8 * longest, rows), draw.integers(1, 3, rows)
     found = []
     for batches in (1, 2, 4):
-        plan = plan_batches(source, target, examples=8, batches=batches, random_seed=1)
-        steps = epoch_steps(plan, 0)
-        assert sorted(len(np.concatenate(step)) for step in steps) == [4, *[8] * 12]
+        plan = plan_batches(source, target, examples=examples, batches=batches, random_seed=seed)
+        check_whole(plan, 1)
+        steps = epoch_steps(plan, 1)
+        assert max(len(np.concatenate(step)) for step in steps) <= examples
         found.append([np.concatenate(step).tolist() for step in steps])
     assert found[0] == found[1] == found[2]
 
