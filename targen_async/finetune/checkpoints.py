@@ -54,7 +54,7 @@ def save_checkpoint(folder: Path, engine: Engine, progress: Progress, keep: int,
             shutil.rmtree(path)
         path.mkdir(parents=True)
         free = shutil.disk_usage(path).free
-    failed = "" if free >= room else f"it takes {_giga(room)} and {_giga(free)} are free"
+    failed = "" if free >= room else f"it takes {megabytes(room)} and {megabytes(free)} are free"
     if not engine.any_of([bool(failed)])[0]:
         try:
             engine.save(path)
@@ -135,13 +135,13 @@ def check_room(folder: Path, room: int, parameters: int, keep: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise RunStopped(
-            f"{folder}: {keep + 1} checkpoints and the model take {_giga(needed)} more and "
-            f"{_giga(free)} are free; make room, or set `training.keep` lower"
+            f"{folder}: {keep + 1} checkpoints and the model take {megabytes(needed)} more and "
+            f"{megabytes(free)} are free; make room, or set `training.keep` lower"
         )
 
 
-def _giga(number: int) -> str:
-    return f"{number / 1e9:.1f} GB"
+def megabytes(number: int) -> str:
+    return f"{max(number, 0) / 1e6:,.0f} MB"
 
 
 def _random_state() -> dict[str, torch.Tensor]:

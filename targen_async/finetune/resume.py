@@ -17,7 +17,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from targen_async.errors import RunStopped, UserError
-from targen_async.finetune.checkpoints import Progress, newest_checkpoint, read_progress
+from targen_async.finetune.checkpoints import (
+    Progress,
+    megabytes,
+    newest_checkpoint,
+    read_progress,
+)
 from targen_async.finetune.config import Training
 from targen_async.finetune.sharded import TAG, zero_stage
 
@@ -79,8 +84,8 @@ def convert(path: Path, folder: Path) -> Path:
     needed = 2 * sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     if (free := shutil.disk_usage(path).free) < needed:
         raise RunStopped(
-            f"{path} takes {needed / 1e9:.1f} GB to convert to another number of ranks, and "
-            f"{free / 1e9:.1f} GB are free: make room, or start it with as many ranks as wrote it"
+            f"{path} takes {megabytes(needed)} to convert to another number of ranks, and "
+            f"{megabytes(free)} are free: make room, or start it with as many ranks as wrote it"
         )
     options = Namespace(
         input_folder=str(path / TAG),

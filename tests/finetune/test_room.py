@@ -1,0 +1,132 @@
+"""What a run makes sure of: room before it begins and before it writes, and the right weights."""
+
+import resource
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
+pytest.importorskip("transformers", reason="transformers is not installed")
+
+from targen_async.errors import RunStopped  # noqa: E402
+from targen_async.finetune import loop  # noqa: E402
+from targen_async.finetune.checkpoints import newest_checkpoint  # noqa: E402
+from targen_async.finetune.config import TrainConfig  # noqa: E402
+from targen_async.finetune.loop import train  # noqa: E402
+from targen_async.finetune.models import (  # noqa: E402
+    build_model,
+    check_embeddings,
+    choose_tokenizer,
+    expected_parameters,
+    open_model,
+)
+from tests.finetune.grammars import grammar_run  # noqa: E402
+from tests.finetune.training import FAMILIES, settings  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return grammar_run(tmp_path_factory.mktemp("rows") / "cb", "cb", 60)
+
+
+def config(rows: Path, family: str = "encoder", **training: Any) -> TrainConfig:
+    return msgspec.convert(settings(family, rows, **training), TrainConfig)
+
+
+class Disk:
+    """What the system says is free, in the order it is asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, free: Iterator[int]) -> None:
+        real = shutil.disk_usage
+
+        def usage(path: Path) -> Any:
+            return real(path)._replace(free=next(free))
+
+        monkeypatch.setattr(shutil, "disk_usage", usage)
+
+
+def test_without_room_nothing_is_built(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Disk(monkeypatch, iter([10_000_000]))
+
+    def built(*_: object) -> None:
+        raise AssertionError("a model was built")
+
+    monkeypatch.setattr(loop, "build_model", built)
+    with pytest.raises(RunStopped, match=r"3 checkpoints and the model take 1\d MB more and") as t:
+        train(config(rows, steps=2), tmp_path, say=lambda _: None)
+    assert "make room, or set `training.keep` lower" in str(t.value)
+
+
+def test_room_that_is_gone_at_a_save_leaves_the_checkpoint_before(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = config(rows, steps=6, save_every=2)
+    with monkeypatch.context() as patch:
+        Disk(patch, iter([10**12, 10**12, 1000]))
+        with pytest.raises(
+            RunStopped, match=r"step-00000004 could not be written \(it takes \d MB and 0 MB"
+        ):
+            train(made, tmp_path, say=lambda _: None)
+    said: list[str] = []
+    assert newest_checkpoint(tmp_path / "checkpoints", said.append)
+    assert said == []  # Nothing half-written is left.
+    assert train(made, tmp_path, say=said.append).steps == 6
+    assert "going on from step 2 of 6" in said
+
+
+def test_a_disk_that_is_full_in_the_writing_is_told(rows: Path, tmp_path: Path) -> None:
+    """By a limit on the size of files, which the system calls a failed write."""
+    made = config(rows, steps=6, save_every=2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    asked = iter(range(100))
+
+    def fills_up() -> bool:
+        if next(asked) == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+        return False
+
+    try:
+        with pytest.raises(RunStopped, match="step-00000004 could not be written") as told:
+            train(made, tmp_path, say=lambda _: None, stopped=fills_up)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(told.value)
+    assert train(made, tmp_path, say=lambda _: None).steps == 6
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_model_takes_is_known_before_it_is_built(
+    family: str, rows: Path, tmp_path: Path
+) -> None:
+    choice = config(rows, family).model
+    tokenizer = choose_tokenizer(choice, ["some words"] * 9, tmp_path / "tokenizer")
+    network = build_model(choice, tokenizer, ["a", "b"], 0).network
+    wanted = sum(value.numel() for value in network.parameters())
+    assert expected_parameters(choice, tokenizer, ["a", "b"]) == wanted
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("wrong", ["get_output_embeddings", "get_input_embeddings"])
+def test_weights_that_a_loader_tied_or_lost_are_noticed(
+    wrong: str, parts: int, rows: Path, tmp_path: Path
+) -> None:
+    """In one file and in several with an index."""
+    trained = train(config(rows, "encoder-decoder", steps=1), tmp_path, say=lambda _: None)
+    source = str(tmp_path / "again")
+    model = open_model(str(trained.folder))
+    head = model.network.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().clone() + 0.1)
+    size = "500KB" if parts > 1 else "1GB"
+    model.network.save_pretrained(source, max_shard_size=size)
+    assert len(list(Path(source).glob("*.safetensors"))) >= parts
+    check_embeddings(model.network, source)
+    with torch.no_grad():
+        getattr(model.network, wrong)().weight[7] += 1
+    with pytest.raises(RunStopped, match="in memory is not that of the file"):
+        check_embeddings(model.network, source)
