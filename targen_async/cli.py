@@ -241,7 +241,21 @@ def _analyze(options: argparse.Namespace) -> int:
     from targen_async.analysis.command import run
     from targen_async.simulator.answers import gold_of
 
-    return run(options, lambda task, fields: gold_of(task, fields, "full"))
+    def open_trainer(source: str) -> Any:  # noqa: ANN401
+        try:
+            from targen_async.finetune.classifier import Classifier
+        except ImportError as error:
+            raise UserError(
+                f"--model needs a package that is not installed ({error.name}): pip install "
+                "'targen-async[train]'; without --model difficulty is measured by a linear model"
+            ) from error
+        return Classifier(source)
+
+    return run(
+        options,
+        gold=lambda task, fields: gold_of(task, fields, "full"),
+        open_trainer=open_trainer,
+    )
 
 
 def _simulate(options: argparse.Namespace) -> int:

@@ -5,8 +5,10 @@ do not validate.
 """
 
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any, Literal
 
+import msgspec
 from msgspec import UNSET, Struct, UnsetType, field
 
 StageName = Literal["probe", "contexts", "seeds", "instances", "correction"]
@@ -264,6 +266,13 @@ class Judged(Struct, frozen=True, kw_only=True, gc=False):
     answer: SlotAnswer
     ballots: tuple[Ballot, ...]
     wasted: Usage
+
+
+def row_digest(fields: Mapping[str, str], label: str | None) -> str:
+    """First 16 hex digits of the SHA-256 of a row's fields, in any order, and label: what is told
+    of a row holds for a row of the same digest only."""
+    content = msgspec.json.encode((sorted(fields.items()), label))
+    return sha256(content).hexdigest()[:16]
 
 
 def add_usage(a: Usage, b: Usage | None) -> Usage:

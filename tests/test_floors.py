@@ -62,6 +62,8 @@ PLACES: dict[str, tuple[str, ...]] = {
     "pyarrow": ("export/", "sources.py", "analysis/reading.py"),
     "pycountry": ("analysis/entities.py",),
     "sentence_transformers": ("analysis/embedding.py",),
+    "spacy": ("analysis/tagger.py",),
+    "umap": ("analysis/projection.py",),
     **dict.fromkeys(("scipy", "sklearn", "threadpoolctl"), ("analysis/",)),
     **dict.fromkeys(
         ("torch", "transformers", "tokenizers", "safetensors", "deepspeed"), ("finetune/",)

@@ -13,19 +13,24 @@ from threadpoolctl import threadpool_limits
 
 from targen_async.analysis.artefacts import Artefacts, measure_artefacts
 from targen_async.analysis.bias import Bias, Divergence, diverge, measure_bias
+from targen_async.analysis.cartography import Cartography, map_of, measure_cartography
 from targen_async.analysis.crossfit import Crossfit, Unfit, crossfit
 from targen_async.analysis.difficulty import Difficulty, measure_difficulty, pvi_of
 from targen_async.analysis.diversity import Diversity, measure_diversity
 from targen_async.analysis.duplicates import Duplicates, measure_duplicates
-from targen_async.analysis.entities import KINDS, Mentions, find_entities
+from targen_async.analysis.entities import KINDS, TAGGED_KINDS, find_entities
 from targen_async.analysis.estimate import Estimate, difference
 from targen_async.analysis.findings import Finding, findings_of
-from targen_async.analysis.labels import Gold, LabelQuality, measure_labels
+from targen_async.analysis.labels import Gold, LabelQuality, likely_labels, measure_labels
+from targen_async.analysis.mentions import Mentions
 from targen_async.analysis.overlap import Overlap, measure_overlap
+from targen_async.analysis.projection import Places, Projection, project
 from targen_async.analysis.rows import Rows
+from targen_async.analysis.trained import Trainer, crossfit_trained
 from targen_async.errors import UserError
+from targen_async.records import row_digest
 
-VERSION = 1
+VERSION = 2
 """Of analysis.json: raised when a field changes its meaning or goes."""
 ANALYSIS, ROWS = "analysis.json", "rows.jsonl"
 _DIGITS = 6
@@ -45,6 +50,8 @@ class Measures(Struct, frozen=True, kw_only=True):
     diversity: Diversity
     duplicates: Duplicates
     difficulty: Difficulty | Unfit
+    cartography: Cartography | None
+    """None for the fast default, which is not trained over epochs."""
     labels: LabelQuality
     bias: Bias
     artefacts: Artefacts
@@ -73,6 +80,7 @@ class Analysis(Struct, frozen=True, kw_only=True):
     data: Measures
     against: Comparison | None
     overlaps: tuple[Overlap, ...]
+    projection: Projection
     seconds: Mapping[str, float] = field(default_factory=dict)
     """What each measure took: the only part that differs between two equal commands."""
 
@@ -81,10 +89,37 @@ class RowNote(Struct, frozen=True, kw_only=True):
     """A line of rows.jsonl: what the measures say of one row."""
 
     key: str
+    content: str
+    """`row_digest`: of the fields and the label that were measured."""
     pvi: float | None
+    likely: str | None
+    """The label that it should have by confident learning; None where it has that."""
     cluster: str | None
     """Key of the first row of its cluster of near duplicates."""
     overlaps: bool
+    confidence: float | None
+    """Cartography, where a model was trained; so the next two."""
+    variability: float | None
+    correctness: float | None
+    x: float | None
+    """Place in the projection, if it was drawn for it; so `y`."""
+    y: float | None
+
+
+class Ways(Struct, frozen=True, kw_only=True):
+    """How to measure."""
+
+    random_seed: int = 0
+    embeddings: str | None = None
+    """A sentence-transformers name or folder; None for TF-IDF."""
+    entities: str | None = None
+    """A spaCy model; None for rules."""
+    trainer: Trainer | None = None
+    """Of the model of difficulty and label noise; None for the linear one."""
+    gold: Gold | None = None
+    """The true label of a simulated row."""
+    say: Callable[[str], None] = lambda _: None
+    """Told what takes long."""
 
 
 class _Measured(Struct, frozen=True, kw_only=True):
@@ -112,52 +147,53 @@ def analyze(
     *,
     against: Rows | None = None,
     evaluations: Sequence[Rows] = (),
-    random_seed: int = 0,
-    embeddings: str | None = None,
-    gold: Gold | None = None,
+    ways: Ways | None = None,
 ) -> tuple[Analysis, list[RowNote]]:
     """Measure `rows`, beside `against` at equal sizes, and what they share with `evaluations`.
 
-    Runs on one thread: the linear algebra is small, and sums come out the same each time.
+    Runs on one thread, a trainer aside: the linear algebra is small, and sums come out the same
+    each time. Raises UserError where a model that is named cannot be loaded.
     """
-    clock = _Clock()
+    ways, clock = ways or Ways(), _Clock()
+    seed = ways.random_seed
     with threadpool_limits(1):
-        own = _measure(rows, len(rows), clock, random_seed, embeddings, gold)
-        comparison = None
-        if against is not None:
-            comparison = _compare(rows, own, against, clock, random_seed, embeddings, gold)
+        own = _measure(rows, len(rows), clock, ways)
+        comparison = _compare(rows, own, against, clock, ways) if against is not None else None
         others = ((against,) if against is not None else ()) + tuple(evaluations)
-        shared = [clock.run("overlap", measure_overlap, rows, o) for o in others]
+        shared = [clock.run("overlap", measure_overlap, rows, o, seed=seed) for o in others]
+        projection, places = clock.run(
+            "projection", project, rows, against, seed=seed, embeddings=ways.embeddings
+        )
     overlaps = tuple(record for record, _ in shared)
     analysis = Analysis(
         targen=metadata.version("targen-async"),
         simulated=rows.simulated,
         task=rows.task,
-        random_seed=random_seed,
+        random_seed=seed,
         findings=findings_of(
             own.record.labels, own.record.duplicates, own.record.artefacts, overlaps
         ),
         data=own.record,
         against=comparison,
         overlaps=overlaps,
+        projection=projection,
         seconds=clock.seconds,
     )
-    return analysis, _notes(rows, own, {int(at) for _, places in shared for at in places})
+    return analysis, _notes(rows, own, {int(at) for _, found in shared for at in found}, places)
 
 
-def _measure(
-    rows: Rows,
-    sampled_from: int,
-    clock: _Clock,
-    seed: int,
-    embeddings: str | None,
-    gold: Gold | None,
-) -> _Measured:
+def _measure(rows: Rows, sampled_from: int, clock: _Clock, ways: Ways) -> _Measured:
+    seed = ways.random_seed
     clock.run("tokens", getattr, rows, "tokens")
-    diversity = clock.run("diversity", measure_diversity, rows, seed=seed, embeddings=embeddings)
-    duplicates, clusters = clock.run("duplicates", measure_duplicates, rows)
-    fit = clock.run("crossfit", crossfit, rows, seed=seed)
-    entities = clock.run("entities", find_entities, rows)
+    diversity = clock.run(
+        "diversity", measure_diversity, rows, seed=seed, embeddings=ways.embeddings
+    )
+    duplicates, clusters = clock.run("duplicates", measure_duplicates, rows, seed=seed)
+    if ways.trainer is None:
+        fit = clock.run("crossfit", crossfit, rows, seed=seed)
+    else:
+        fit = clock.run("crossfit", crossfit_trained, rows, ways.trainer, seed=seed, say=ways.say)
+    entities = clock.run("entities", find_entities, rows, ways.entities)
     record = Measures(
         name=rows.name,
         rows=len(rows),
@@ -166,8 +202,9 @@ def _measure(
         diversity=diversity,
         duplicates=duplicates,
         difficulty=clock.run("difficulty", measure_difficulty, rows, fit, seed=seed),
-        labels=clock.run("labels", measure_labels, rows, fit, seed=seed, gold=gold),
-        bias=clock.run("bias", measure_bias, rows, entities, seed=seed),
+        cartography=measure_cartography(fit, seed=seed),
+        labels=clock.run("labels", measure_labels, rows, fit, seed=seed, gold=ways.gold),
+        bias=clock.run("bias", measure_bias, rows, entities, seed=seed, model=ways.entities),
         artefacts=clock.run("artefacts", measure_artefacts, rows, seed=seed),
     )
     return _Measured(record=record, entities=entities, fit=fit, clusters=clusters.tolist())
@@ -176,19 +213,11 @@ def _measure(
 # ---- two sets
 
 
-def _compare(
-    rows: Rows,
-    own: _Measured,
-    against: Rows,
-    clock: _Clock,
-    seed: int,
-    embeddings: str | None,
-    gold: Gold | None,
-) -> Comparison:
-    size = min(len(rows), len(against))
+def _compare(rows: Rows, own: _Measured, against: Rows, clock: _Clock, ways: Ways) -> Comparison:
+    size, seed = min(len(rows), len(against)), ways.random_seed
     if len(rows) > size:
-        own = _measure(rows.sample(size, seed), len(rows), clock, seed, embeddings, gold)
-    other = _measure(against.sample(size, seed), len(against), clock, seed, embeddings, gold)
+        own = _measure(rows.sample(size, seed), len(rows), clock, ways)
+    other = _measure(against.sample(size, seed), len(against), clock, ways)
     a, b = estimates(own.record), estimates(other.record)
     return Comparison(
         rows=size,
@@ -199,22 +228,26 @@ def _compare(
             kind: clock.run(
                 "divergence", diverge, own.entities[kind], other.entities[kind], seed=seed
             )
-            for kind in KINDS
+            for kind in (*KINDS, *TAGGED_KINDS)
+            if kind in own.entities
         },
     )
 
 
 def estimates(measures: Measures) -> dict[str, Estimate]:
     """The numbers of two sets that can be set side by side, by their path."""
-    parts: dict[str, Struct] = {
+    parts: dict[str, Struct | None] = {
         "diversity": measures.diversity,
+        "duplicates": measures.duplicates,
         "difficulty": measures.difficulty,
-        **{f"bias.{kind}": getattr(measures.bias, kind) for kind in KINDS},
+        "cartography": measures.cartography,
+        **{f"bias.{kind}": getattr(measures.bias, kind) for kind in (*KINDS, *TAGGED_KINDS)},
         "bias.gender": measures.bias.gender,
     }
     return {
         f"{path}.{name}": value
         for path, part in parts.items()
+        if part is not None
         for name in part.__struct_fields__
         if isinstance(value := getattr(part, name), Estimate)
     }
@@ -223,19 +256,38 @@ def estimates(measures: Measures) -> dict[str, Estimate]:
 # ---- files
 
 
-def _notes(rows: Rows, own: _Measured, overlapping: set[int]) -> list[RowNote]:
+def _notes(rows: Rows, own: _Measured, overlapping: set[int], projected: Places) -> list[RowNote]:
     pvi: dict[int, float] = {}
+    mapped: dict[int, tuple[float, float, float]] = {}
     if isinstance(own.fit, Crossfit):
-        pvi = dict(zip(own.fit.places.tolist(), pvi_of(own.fit).tolist(), strict=True))
-    return [
-        RowNote(
-            key=row.key,
-            pvi=pvi.get(place),
-            cluster=None if own.clusters[place] < 0 else rows.rows[own.clusters[place]].key,
-            overlaps=place in overlapping,
+        places = own.fit.places.tolist()
+        pvi = dict(zip(places, pvi_of(own.fit).tolist(), strict=True))
+        if (found := map_of(own.fit)) is not None:
+            parts = (found.confidence, found.variability, found.correctness)
+            for place, *of_row in zip(places, *(part.tolist() for part in parts), strict=True):
+                mapped[place] = (of_row[0], of_row[1], of_row[2])
+    likely = likely_labels(own.fit)
+    notes: list[RowNote] = []
+    for place, row in enumerate(rows.rows):
+        confidence, variability, correctness = mapped.get(place, (None, None, None))
+        x, y = projected.get(place, (None, None))
+        cluster = own.clusters[place]
+        notes.append(
+            RowNote(
+                key=row.key,
+                content=row_digest(row.fields, row.label),
+                pvi=pvi.get(place),
+                likely=likely.get(place),
+                cluster=None if cluster < 0 else rows.rows[cluster].key,
+                overlaps=place in overlapping,
+                confidence=confidence,
+                variability=variability,
+                correctness=correctness,
+                x=x,
+                y=y,
+            )
         )
-        for place, row in enumerate(rows.rows)
-    ]
+    return notes
 
 
 def write_analysis(analysis: Analysis, notes: Sequence[RowNote], out: Path) -> None:

@@ -7,8 +7,15 @@ from msgspec import Struct
 from numpy.typing import NDArray
 from scipy import sparse
 
-from targen_async.analysis.entities import KINDS, Mentions
-from targen_async.analysis.estimate import Estimate, bootstrap_mean
+from targen_async.analysis.entities import KINDS
+from targen_async.analysis.estimate import (
+    Estimate,
+    bootstrap_mean,
+    bootstrap_share,
+    bounded,
+    half_sampling,
+)
+from targen_async.analysis.mentions import Mentions
 from targen_async.analysis.rows import Rows
 
 _SHOWN = 50
@@ -21,9 +28,9 @@ class Frequencies(Struct, frozen=True, kw_only=True):
     rows_per_1000: Estimate
     """Rows that name at least one."""
     different: int
-    entropy: float
+    entropy: Estimate
     """Bits, of the distribution over entries; 0 where none or one is named."""
-    per_1000: Mapping[str, float]
+    per_1000: Mapping[str, Estimate]
     """The 50 most frequent entries, by rows of 1,000."""
 
 
@@ -40,11 +47,16 @@ class Gender(Struct, frozen=True, kw_only=True):
 
 
 class Bias(Struct, frozen=True, kw_only=True):
+    method: str
+    """Who found countries, nationalities and names: `rules`, or spaCy and its model."""
     countries: Frequencies
     nationalities: Frequencies
     names: Frequencies
     pronouns: Frequencies
     occupations: Frequencies
+    events: Frequencies | None
+    """Found by spaCy only; so `products`."""
+    products: Frequencies | None
     gender: Gender
     gender_by_label: Mapping[str, Gender]
     gender_by_occupation: Mapping[str, Gender]
@@ -54,22 +66,28 @@ class Bias(Struct, frozen=True, kw_only=True):
 class Divergence(Struct, frozen=True, kw_only=True):
     """Two distributions over the entries of one kind."""
 
-    jensen_shannon: float
+    jensen_shannon: Estimate
     """Bits, from 0 (the same) to 1 (nothing in common); Lin 1991."""
     by_chance: float
     """What 95 of 100 random exchanges of rows between the two sets stay under: at this or less,
     the sets do not differ."""
 
 
-def measure_bias(rows: Rows, entities: Mapping[str, Mentions], *, seed: int = 0) -> Bias:
-    """Frequencies and gendered co-occurrence; `entities` are those of the same rows."""
+def measure_bias(
+    rows: Rows, entities: Mapping[str, Mentions], *, seed: int = 0, model: str | None = None
+) -> Bias:
+    """Frequencies and gendered co-occurrence; `entities` are those of the same rows, `model` the
+    spaCy model that found them."""
     female, male = entities["female"].any, entities["male"].any
     given = np.array([row.label or "" for row in rows.rows], dtype=object)
     labels = () if rows.open_labels else rows.labels
     jobs = entities["occupations"]
     by_job = jobs.found.tocsc()
     return Bias(
+        method="rules" if model is None else f"spaCy, {model}",
         **{kind: frequencies(entities[kind], seed) for kind in KINDS},
+        events=frequencies(entities["events"], seed) if "events" in entities else None,
+        products=frequencies(entities["products"], seed) if "products" in entities else None,
         gender=_gender(female, male, seed),
         gender_by_label={
             label: _gender(female[given == label], male[given == label], seed) for label in labels
@@ -83,14 +101,18 @@ def measure_bias(rows: Rows, entities: Mapping[str, Mentions], *, seed: int = 0)
 
 
 def frequencies(mentions: Mentions, seed: int) -> Frequencies:
-    counts = mentions.counts
+    counts, rows = mentions.counts, mentions.found.shape[0]
     named = bootstrap_mean(mentions.any.astype(np.float64) * 1000, seed)
     return Frequencies(
         rows_per_1000=named,
         different=len(counts),
-        entropy=entropy(counts),
+        entropy=bounded(
+            half_sampling(lambda places: entropy(_sums(mentions.found[places])), rows, seed),
+            0.0,
+            np.inf,
+        ),
         per_1000={
-            mentions.entries[place]: float(counts[place]) * 1000 / mentions.found.shape[0]
+            mentions.entries[place]: bootstrap_share(int(counts[place]), rows, seed, of=1000)
             for place in _most_frequent(mentions)
         },
     )
@@ -116,7 +138,7 @@ def _gender(female: NDArray[np.bool_], male: NDArray[np.bool_], seed: int) -> Ge
 # ---- two distributions
 
 
-def entropy(counts: NDArray[np.int64]) -> float:
+def entropy(counts: NDArray[np.int64] | NDArray[np.float64]) -> float:
     """Shannon entropy of counts, bits."""
     shares = counts[counts > 0] / max(counts.sum(), 1)
     return float(-(shares * np.log2(shares)).sum()) + 0.0
@@ -140,18 +162,24 @@ def diverge(a: Mentions, b: Mentions, *, seed: int = 0) -> Divergence | None:
         return None
     entries = sorted(set(a.entries) | set(b.entries))
     both = sparse.vstack([_laid_out(a, entries), _laid_out(b, entries)]).tocsr()
-    value = jensen_shannon(_sums(both[: a.found.shape[0]]), _sums(both[a.found.shape[0] :]))
+    own = a.found.shape[0]
+
+    def apart(places: NDArray[np.int64]) -> float:
+        mine, theirs = _sums(both[places[places < own]]), _sums(both[places[places >= own]])
+        return jensen_shannon(mine, theirs) if mine.sum() and theirs.sum() else 1.0
+
     naming = np.flatnonzero(np.diff(both.indptr))
     total, rng = both.shape[0], np.random.default_rng(seed)
     whole, mentions = _sums(both), both[naming]
     exchanged: list[float] = []
     for _ in range(_PERMUTATIONS):
         # How many of the rows that name anything fall to the first set, and which.
-        share = int(rng.hypergeometric(len(naming), total - len(naming), a.found.shape[0]))
+        share = int(rng.hypergeometric(len(naming), total - len(naming), own))
         part = _sums(mentions[rng.permutation(len(naming))[:share]])
         if part.sum() and (whole - part).sum():
             exchanged.append(jensen_shannon(part, whole - part))
     chance = float(np.quantile(exchanged, 0.95)) if exchanged else 1.0
+    value = bounded(half_sampling(apart, both.shape[0], seed), 0.0, 1.0)
     return Divergence(jensen_shannon=value, by_chance=chance)
 
 

@@ -1,6 +1,7 @@
 """`targen analyze`: its arguments and what it prints."""
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +11,10 @@ from targen_async.errors import UserError
 if TYPE_CHECKING:
     from targen_async.analysis.analyze import Analysis, Comparison, Measures
     from targen_async.analysis.estimate import Estimate
+    from targen_async.analysis.trained import Trainer
 
 NEEDS = "targen analyze needs more packages: pip install 'targen-async[analysis]'"
+EXIT_INTERRUPTED = 130
 _WIDTH = 35
 
 
@@ -44,19 +47,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a sentence-transformers name or folder (default: TF-IDF)",
     )
     parser.add_argument(
+        "--model",
+        metavar="ENCODER",
+        help="measure difficulty and label noise by fine-tuning this encoder, a name or folder of "
+        "transformers, ten times (default: a linear model)",
+    )
+    parser.add_argument(
+        "--entities",
+        metavar="MODEL",
+        help="a spaCy model for countries, nationalities, names, events and products, such as "
+        "en_core_web_sm (default: rules)",
+    )
+    parser.add_argument(
         "--random-seed", type=int, default=0, metavar="N", help="of samples and folds (default: 0)"
     )
 
 
 def run(
-    options: argparse.Namespace, gold: Callable[[str, Mapping[str, str]], str | None] | None = None
+    options: argparse.Namespace,
+    *,
+    gold: Callable[[str, Mapping[str, str]], str | None],
+    open_trainer: "Callable[[str], Trainer]",
 ) -> int:
-    """Analyse, write analysis.json and rows.jsonl, and say what was found. Exit code 0.
+    """Analyse, write analysis.json and rows.jsonl, and say what was found. Exit code 0; 130 where
+    it was interrupted.
 
-    `gold`: the true label of a simulated row. Raises UserError.
+    `gold`: the true label of a simulated row; `open_trainer`: of an encoder's name or folder.
+    Raises UserError.
     """
     try:
-        from targen_async.analysis.analyze import analyze, write_analysis
+        return _run(options, gold, open_trainer)
+    except KeyboardInterrupt:
+        print("interrupted; the same command begins anew", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _run(
+    options: argparse.Namespace,
+    gold: Callable[[str, Mapping[str, str]], str | None],
+    open_trainer: "Callable[[str], Trainer]",
+) -> int:
+    try:
+        from targen_async.analysis.analyze import Ways, analyze, write_analysis
         from targen_async.analysis.reading import Columns, read_rows
     except ImportError as error:
         raise UserError(f"{NEEDS} ({error.name} is missing)") from error
@@ -74,9 +106,14 @@ def run(
         rows,
         against=against,
         evaluations=[read_rows(path, columns) for path in options.evaluation],
-        random_seed=options.random_seed,
-        embeddings=options.embeddings,
-        gold=gold,
+        ways=Ways(
+            random_seed=options.random_seed,
+            embeddings=options.embeddings,
+            entities=options.entities,
+            trainer=open_trainer(options.model) if options.model else None,
+            gold=gold,
+            say=lambda line: print(line, file=sys.stderr),
+        ),
     )
     write_analysis(analysis, notes, options.out)
     for line in summary(analysis):
@@ -100,7 +137,8 @@ def summary(analysis: "Analysis") -> Iterator[str]:
     yield from _unmeasured(data)
     gold = data.labels.simulator_gold
     if gold is not None and gold.correct is not None:
-        yield f"by the simulator's gold {_number(gold.correct)} of {gold.known} labels are right"
+        known = "all labels" if gold.known == data.rows else f"the {gold.known} labels it knows"
+        yield f"by the simulator's gold {_share(gold.correct)} of {known} are right"
     yield ""
     if analysis.against is not None:
         yield from _side_by_side(analysis.against)
@@ -132,10 +170,10 @@ def _side_by_side(comparison: "Comparison") -> Iterator[str]:
         yield _row(name, _short(value), _short(theirs[name]), _number(apart) if sure else "-")
     for kind, divergence in comparison.divergences.items():
         if divergence is not None:
-            more = divergence.jensen_shannon > divergence.by_chance
+            more = divergence.jensen_shannon.value > divergence.by_chance
             yield _row(
                 f"bias.{kind}, Jensen-Shannon",
-                f"{divergence.jensen_shannon:.4f}",
+                f"{divergence.jensen_shannon.value:.4f}",
                 f"by chance {divergence.by_chance:.4f}",
                 "differs" if more else "-",
             )
@@ -153,6 +191,12 @@ def _number(value: "Estimate") -> str:
     if value.low is None or value.high is None:
         return f"{value.value:.4g}"
     return f"{value.value:.4g} ({value.low:.4g} to {value.high:.4g})"
+
+
+def _share(value: "Estimate") -> str:
+    if value.low is None or value.high is None:
+        return f"{value.value:.1%}"
+    return f"{value.value:.1%} ({value.low:.1%} to {value.high:.1%})"
 
 
 def _visible(line: str) -> str:

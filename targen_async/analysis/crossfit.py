@@ -5,7 +5,7 @@ fields go together: what it cannot learn may still be learnable.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from msgspec import Struct
@@ -32,6 +32,15 @@ class Unfit(Struct, frozen=True, kw_only=True, tag="unfit"):
     reason: str
 
 
+class Dynamics(Struct, frozen=True, kw_only=True):
+    """What a model that was trained on a row thought of it after each epoch."""
+
+    of_given: NDArray[np.float64]
+    """Probability of the row's own label, shape (epochs, m)."""
+    right: NDArray[np.bool_]
+    """Whether that was the likeliest label, shape (epochs, m)."""
+
+
 class Crossfit(Struct, frozen=True, kw_only=True):
     """Probabilities of m rows by models that have not seen them, nor a row of the same group."""
 
@@ -44,8 +53,16 @@ class Crossfit(Struct, frozen=True, kw_only=True):
     probabilities: NDArray[np.float64]
     """Of the model that reads the row, shape (m, k)."""
     null: NDArray[np.float64]
-    """Of the model that reads nothing: the labels' shares in the training folds, one row added to
-    each, shape (m, k)."""
+    """Of the model that reads nothing, shape (m, k). Of the linear one: the labels' shares in the
+    training folds, one row added to each."""
+    model: str = MODEL
+    dynamics: Dynamics | None = None
+    """Of a model that is trained over epochs."""
+
+    @property
+    def null_of_given(self) -> NDArray[np.float64]:
+        """The same of the model that reads nothing."""
+        return np.asarray(self.null[np.arange(len(self.given)), self.given])
 
     @property
     def of_given(self) -> NDArray[np.float64]:
@@ -53,12 +70,25 @@ class Crossfit(Struct, frozen=True, kw_only=True):
         return np.asarray(self.probabilities[np.arange(len(self.given)), self.given])
 
 
-def crossfit(rows: Rows, *, seed: int = 0, fields: Sequence[str] | None = None) -> Crossfit | Unfit:
-    """Five folds; groups of rows are kept in one fold. `fields`: what the model reads (all).
+class Dealt(Struct, frozen=True, kw_only=True):
+    """The m rows that can be classified, dealt out to folds."""
 
-    The strength of regularisation is chosen inside the training folds, by the log loss on held-out
-    rows of 2,000.
-    """
+    chosen: Rows
+    places: NDArray[np.int64]
+    labels: tuple[str, ...]
+    given: NDArray[np.int64]
+    folds: NDArray[np.int64]
+
+    def parts(self) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+        """(fold, rows to train on, rows to ask for) of each fold that has rows."""
+        for fold in range(FOLDS):
+            inside, outside = np.flatnonzero(self.folds != fold), np.flatnonzero(self.folds == fold)
+            if len(outside):
+                yield fold, inside, outside
+
+
+def deal(rows: Rows, seed: int) -> Dealt | Unfit:
+    """Five folds with groups of rows whole, or why there is nothing to classify."""
     given = np.array([row.label or "" for row in rows.rows], dtype=object)
     kept = [label for label in rows.labels if np.count_nonzero(given == label) >= FOLDS]
     if rows.open_labels or len(kept) > MOST_LABELS:
@@ -72,21 +102,34 @@ def crossfit(rows: Rows, *, seed: int = 0, fields: Sequence[str] | None = None) 
     places = np.flatnonzero(np.isin(given, kept))
     numbers = np.searchsorted(np.array(kept, dtype=object), given[places]).astype(np.int64)
     chosen = rows.take(places)
-    features = _features(chosen, fields or rows.fields)
     folds = deal_folds(groups(chosen), numbers, seed)
-    probabilities = np.empty((len(places), len(kept)))
+    return Dealt(chosen=chosen, places=places, labels=tuple(kept), given=numbers, folds=folds)
+
+
+def crossfit(rows: Rows, *, seed: int = 0, fields: Sequence[str] | None = None) -> Crossfit | Unfit:
+    """Five folds; groups of rows are kept in one fold. `fields`: what the model reads (all).
+
+    The strength of regularisation is chosen inside the training folds, by the log loss on held-out
+    rows of 2,000.
+    """
+    dealt = deal(rows, seed)
+    if isinstance(dealt, Unfit):
+        return dealt
+    features = _features(dealt.chosen, fields or rows.fields)
+    probabilities = np.empty((len(dealt.places), len(dealt.labels)))
     null = np.empty_like(probabilities)
-    for fold in range(FOLDS):
-        inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        if not len(outside):
-            continue
-        counts = np.bincount(numbers[inside], minlength=len(kept)) + 1
+    for _, inside, outside in dealt.parts():
+        counts = np.bincount(dealt.given[inside], minlength=len(dealt.labels)) + 1
         null[outside] = counts / counts.sum()
         probabilities[outside] = _predict(
-            features[inside], numbers[inside], features[outside], null[outside], seed
+            features[inside], dealt.given[inside], features[outside], null[outside], seed
         )
     return Crossfit(
-        places=places, labels=tuple(kept), given=numbers, probabilities=probabilities, null=null
+        places=dealt.places,
+        labels=dealt.labels,
+        given=dealt.given,
+        probabilities=probabilities,
+        null=null,
     )
 
 

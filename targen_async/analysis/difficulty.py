@@ -6,7 +6,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from targen_async.analysis.crossfit import FOLDS, MODEL, Crossfit, Unfit
+from targen_async.analysis.crossfit import FOLDS, Crossfit, Unfit
 from targen_async.analysis.estimate import Estimate, bootstrap_mean
 from targen_async.analysis.rows import Rows
 
@@ -36,7 +36,7 @@ class Difficulty(Struct, frozen=True, kw_only=True, tag="measured"):
     """How much the texts tell of the labels, in bits, to a family of models; by models that have
     not seen the row. Hard rows have a low PVI; below 0 the label is less likely after reading."""
 
-    model: str = MODEL
+    model: str
     folds: int = FOLDS
     labels: tuple[str, ...]
     """The label map: sorted."""
@@ -63,7 +63,7 @@ def pvi(given: NDArray[np.float64], null: NDArray[np.float64]) -> NDArray[np.flo
 
 def pvi_of(fit: Crossfit) -> NDArray[np.float64]:
     """Out-of-fold PVI of the rows of `fit.places`, bits, shape (m,)."""
-    return pvi(fit.of_given, fit.null[np.arange(len(fit.given)), fit.given])
+    return pvi(fit.of_given, fit.null_of_given)
 
 
 def measure_difficulty(rows: Rows, fit: Crossfit | Unfit, *, seed: int = 0) -> Difficulty | Unfit:
@@ -74,6 +74,7 @@ def measure_difficulty(rows: Rows, fit: Crossfit | Unfit, *, seed: int = 0) -> D
     shares = np.bincount(fit.given) / len(fit.given)
     predicted = fit.probabilities.argmax(axis=1)
     return Difficulty(
+        model=fit.model,
         labels=fit.labels,
         rows=len(values),
         left_out=len(rows) - len(values),

@@ -8,6 +8,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 from rensa import RMinHash
 
+from targen_async.analysis.estimate import Estimate, bootstrap_mean
 from targen_async.analysis.rows import Rows
 from targen_async.analysis.tokens import WORD
 
@@ -40,14 +41,14 @@ class Duplicates(Struct, frozen=True, kw_only=True):
     """Rows that stand in a cluster."""
     surplus: int
     """Rows to take out so that each cluster has one left."""
-    share: float
+    share: Estimate
     """`surplus` of all rows."""
     clusters: int
     listed: tuple[tuple[str, ...], ...]
     """Keys of the 100 largest clusters, the largest first."""
 
 
-def measure_duplicates(rows: Rows) -> tuple[Duplicates, NDArray[np.int64]]:
+def measure_duplicates(rows: Rows, *, seed: int = 0) -> tuple[Duplicates, NDArray[np.int64]]:
     """The clusters, and for each row the place of its cluster's first row, or -1."""
     found = clusters(rows)
     sizes = np.bincount(found, minlength=len(rows))[found]
@@ -62,7 +63,7 @@ def measure_duplicates(rows: Rows) -> tuple[Duplicates, NDArray[np.int64]]:
     record = Duplicates(
         rows=int(in_cluster.sum()),
         surplus=surplus,
-        share=surplus / len(rows),
+        share=bootstrap_mean(in_cluster & (found != np.arange(len(rows))), seed),
         clusters=len(firsts),
         listed=listed,
     )

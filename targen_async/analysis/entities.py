@@ -16,15 +16,15 @@ from msgspec import Struct
 from numpy.typing import NDArray
 from scipy import sparse
 
+from targen_async.analysis.mentions import Forms, Mentions, Phrase
 from targen_async.analysis.rows import Rows
+from targen_async.analysis.tagger import tag_entities
 from targen_async.analysis.tokens import WORD, Tokens
 
 KINDS = ("countries", "nationalities", "names", "pronouns", "occupations")
 """What is counted by entry; `female` and `male` words are found besides."""
-
-Phrase = tuple[str, ...]
-Forms = Mapping[Phrase, str]
-"""The words of a form to the entry it is a form of."""
+TAGGED_KINDS = ("events", "products")
+"""What only a spaCy model finds."""
 
 
 class Words(Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,32 +49,21 @@ class Lexicon(Struct, frozen=True, forbid_unknown_fields=True):
     occupations: Words
 
 
-class Mentions(Struct, frozen=True, kw_only=True):
-    """Which rows name which entries."""
-
-    entries: tuple[str, ...]
-    """Sorted, those that are named at all."""
-    found: sparse.csr_matrix
-    """1 where a row names an entry, shape (rows, entries)."""
-
-    @property
-    def counts(self) -> NDArray[np.int64]:
-        """Rows that name each entry, shape (entries,)."""
-        return np.asarray(self.found.sum(axis=0), dtype=np.int64).ravel()
-
-    @property
-    def any(self) -> NDArray[np.bool_]:
-        """Whether a row names one, shape (rows,)."""
-        return np.asarray(np.diff(self.found.indptr) > 0)
-
-
-def find_entities(rows: Rows) -> dict[str, Mentions]:
+def find_entities(rows: Rows, model: str | None = None) -> dict[str, Mentions]:
     """By kind: `countries`, `nationalities`, `names`, `pronouns`, `occupations`, and `female` and
-    `male` for words of either gender (pronouns, given names, nouns)."""
-    tokens = rows.tokens
+    `male` for words of either gender (pronouns, given names, nouns).
+
+    `model`: a spaCy model that finds the first three, and `events` and `products`, instead of
+    rules. Raises UserError where it cannot be loaded.
+    """
+    tokens, forms = rows.tokens, dict(all_forms())
+    tagged: dict[str, Mentions] = {}
+    if model is not None:
+        tagged = tag_entities(rows, model, forms.pop("countries"), forms.pop("nationalities"))
+        del forms["names"]
     cased = {word: number for number, word in enumerate(tokens.spellings)}
     folded = {word: number for number, word in enumerate(tokens.words)}
-    return {kind: _mentions(tokens, forms, cased, folded) for kind, forms in all_forms().items()}
+    return tagged | {kind: _mentions(tokens, of, cased, folded) for kind, of in forms.items()}
 
 
 def _mentions(

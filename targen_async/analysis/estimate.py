@@ -24,7 +24,7 @@ class Estimate(Struct, frozen=True, kw_only=True):
     """How many rows it was measured on: fewer than there are where the measure draws a sample."""
 
 
-def bootstrap_mean(values: NDArray[np.float64], seed: int) -> Estimate:
+def bootstrap_mean(values: NDArray[np.float64] | NDArray[np.bool_], seed: int) -> Estimate:
     """The mean over rows with the percentile bootstrap (Efron 1979), 500 resamples.
 
     `values` has shape (rows,), at least one.
@@ -41,6 +41,16 @@ def bootstrap_mean(values: NDArray[np.float64], seed: int) -> Estimate:
         means += values[drawn].mean(axis=1).tolist()
     low, high = np.quantile(means, (0.025, 0.975))
     return Estimate(value=mean, low=float(low), high=float(high), rows=count)
+
+
+def bootstrap_share(count: int, rows: int, seed: int, *, of: float = 1.0) -> Estimate:
+    """`bootstrap_mean` of `count` ones among noughts, times `of`: a resample's sum is binomial."""
+    share = count / rows
+    if rows < 2:
+        return Estimate(value=share * of, rows=rows)
+    drawn = np.random.default_rng(seed).binomial(rows, share, RESAMPLES) / rows
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return Estimate(value=share * of, low=float(low) * of, high=float(high) * of, rows=rows)
 
 
 def half_sampling(
@@ -67,6 +77,14 @@ def half_sampling(
     if grows:
         error *= whole / float(np.mean(halves))
     return Estimate(value=whole, low=whole - error, high=whole + error, rows=count)
+
+
+def bounded(estimate: Estimate, low: float, high: float) -> Estimate:
+    """The interval cut to what the measure can be."""
+    if estimate.low is None or estimate.high is None:
+        return estimate
+    ends = {"low": max(low, estimate.low), "high": min(high, estimate.high)}
+    return Estimate(value=estimate.value, rows=estimate.rows, **ends)
 
 
 def difference(a: Estimate, b: Estimate) -> Estimate:

@@ -39,12 +39,12 @@ def findings_of(
             found.append(Finding(kind="label_noise", text=text))
     for overlap in overlaps:
         if overlap.rows:
-            text = f"{overlap.rows} rows ({overlap.share:.1%}) overlap with {overlap.other}"
+            text = f"{overlap.rows} rows, {_percent(overlap.share)}, overlap with {overlap.other}"
             found.append(Finding(kind="overlap", text=text))
-    if duplicates.share >= LEAST_DUPLICATES:
+    if duplicates.share.value >= LEAST_DUPLICATES:
         text = (
-            f"{duplicates.surplus} rows ({duplicates.share:.1%}) are near duplicates of others, in "
-            f"{duplicates.clusters} clusters"
+            f"{duplicates.surplus} rows, {_percent(duplicates.share)}, are near duplicates of "
+            f"others, in {duplicates.clusters} clusters"
         )
         found.append(Finding(kind="near_duplicates", text=text))
     return (*found, *_leaks(artefacts))

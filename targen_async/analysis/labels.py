@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from targen_async.analysis.crossfit import Crossfit, Unfit
 from targen_async.analysis.difficulty import pvi_of
-from targen_async.analysis.estimate import Estimate, bootstrap_mean, half_sampling
+from targen_async.analysis.estimate import Estimate, bootstrap_mean, bounded, half_sampling
 from targen_async.analysis.rows import Row, Rows
 
 _LISTED = 100
@@ -130,14 +130,31 @@ def calibrated(counts: NDArray[np.int64], given: NDArray[np.int64]) -> NDArray[n
     return np.asarray(rows * shares[:, None])
 
 
+def learnt(fit: Crossfit) -> bool:
+    """Whether the model knows enough for its mistakes to be the labels'."""
+    return bool(pvi_of(fit).mean() >= LEAST_LEARNT * -np.log2(fit.null_of_given).mean())
+
+
+def likely_labels(fit: Crossfit | Unfit) -> dict[int, str]:
+    """Place of each suspected row in the data set to its likely true label."""
+    if isinstance(fit, Unfit) or not learnt(fit):
+        return {}
+    _, likely = confident_joint(fit.given, fit.probabilities)
+    wrong = np.flatnonzero(_suspected(fit, likely))
+    return {int(fit.places[at]): fit.labels[likely[at]] for at in wrong}
+
+
+def _suspected(fit: Crossfit, likely: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return np.asarray((likely >= 0) & (likely != fit.given))
+
+
 def _noise(rows: Rows, fit: Crossfit | Unfit, seed: int) -> Noise | Unfit:
     if isinstance(fit, Unfit):
         return fit
-    values = pvi_of(fit)
-    if values.mean() < LEAST_LEARNT * -np.log2(fit.null[np.arange(len(values)), fit.given]).mean():
+    if not learnt(fit):
         return Unfit(
-            reason=f"the model learns too little of the labels ({values.mean():.3f} bits a row) to "
-            "tell wrong ones"
+            reason=f"the model learns too little of the labels ({pvi_of(fit).mean():.3f} bits a "
+            "row) to tell wrong ones"
         )
 
     def share(places: NDArray[np.int64]) -> float:
@@ -146,11 +163,11 @@ def _noise(rows: Rows, fit: Crossfit | Unfit, seed: int) -> Noise | Unfit:
 
     counts, likely = confident_joint(fit.given, fit.probabilities)
     joint = calibrated(counts, fit.given)
-    wrong = np.flatnonzero((likely >= 0) & (likely != fit.given))
+    wrong = np.flatnonzero(_suspected(fit, likely))
     margins = fit.probabilities[wrong, likely[wrong]] - fit.of_given[wrong]
     order = wrong[np.argsort(-margins, kind="stable")[:_LISTED]]
     return Noise(
-        share=_within_0_and_1(half_sampling(share, len(fit.given), seed)),
+        share=bounded(half_sampling(share, len(fit.given), seed), 0.0, 1.0),
         joint={
             label: dict(zip(fit.labels, joint[number].tolist(), strict=True))
             for number, label in enumerate(fit.labels)
@@ -166,13 +183,6 @@ def _noise(rows: Rows, fit: Crossfit | Unfit, seed: int) -> Noise | Unfit:
             for at in order
         ),
     )
-
-
-def _within_0_and_1(estimate: Estimate) -> Estimate:
-    if estimate.low is None or estimate.high is None:
-        return estimate
-    low, high = max(0.0, estimate.low), min(1.0, estimate.high)
-    return Estimate(value=estimate.value, low=low, high=high, rows=estimate.rows)
 
 
 # ---- what the rows themselves tell

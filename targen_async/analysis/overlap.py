@@ -9,6 +9,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from targen_async.analysis.duplicates import near_pairs, normalised
+from targen_async.analysis.estimate import Estimate, bootstrap_share
 from targen_async.analysis.rows import LEAST_SHARED_WORDS, Rows
 
 GRAM = 13
@@ -34,13 +35,13 @@ class Overlap(Struct, frozen=True, kw_only=True):
     other: str
     other_rows: int
     rows: int
-    share: float
+    share: Estimate
     by_kind: Mapping[str, int]
     listed: tuple[Shared, ...]
     """The first 1,000."""
 
 
-def measure_overlap(rows: Rows, other: Rows) -> tuple[Overlap, NDArray[np.int64]]:
+def measure_overlap(rows: Rows, other: Rows, *, seed: int = 0) -> tuple[Overlap, NDArray[np.int64]]:
     """The rows that overlap with `other`, and their places."""
     found: dict[int, tuple[int, How]] = {}
     for place, at in near_pairs(rows.texts, other.texts):
@@ -53,7 +54,7 @@ def measure_overlap(rows: Rows, other: Rows) -> tuple[Overlap, NDArray[np.int64]
         other=other.name,
         other_rows=len(other),
         rows=len(found),
-        share=len(found) / len(rows),
+        share=bootstrap_share(len(found), len(rows), seed),
         by_kind={kind: kinds[kind] for kind in ("same_text", "13_gram", "near_duplicate")},
         listed=tuple(
             Shared(

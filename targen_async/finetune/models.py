@@ -128,7 +128,7 @@ def open_model(source: str, family: Family | None = None) -> Model:
 
     Raises UserError where it cannot be loaded.
     """
-    config = _asked(source, transformers.AutoConfig.from_pretrained, source)
+    config = open_config(source)
     family = family or family_of(config)
     network = _load(source, family, None)
     return Model(
@@ -136,6 +136,11 @@ def open_model(source: str, family: Family | None = None) -> Model:
         network=network.float().eval(),
         tokenizer=_pretrained_tokenizer(source, family),
     )
+
+
+def open_config(source: str) -> Any:  # noqa: ANN401
+    """The config of a saved model. Raises UserError where it cannot be loaded."""
+    return _asked(source, transformers.AutoConfig.from_pretrained, source)
 
 
 def family_of(config: Any) -> Family:  # noqa: ANN401
@@ -148,17 +153,23 @@ def family_of(config: Any) -> Family:  # noqa: ANN401
 
 def check_length(network: Any, choice: ModelChoice) -> None:  # noqa: ANN401
     """Raises UserError where `max_source` is over what the model has positions for."""
-    config = network.config
-    places = getattr(config, "max_position_embeddings", None)
+    places = places_of(network.config)
     if places is None or choice.family == "encoder-decoder":
         return
-    # RoBERTa's kin count positions from behind the padding's.
-    taken = config.pad_token_id + 1 if "roberta" in config.model_type else 0
-    if choice.max_source > places - taken:
+    if choice.max_source > places:
         raise UserError(
-            f"`model.max_source` is {choice.max_source}, and {choice.init} reads {places - taken} "
-            "tokens at most"
+            f"`model.max_source` is {choice.max_source}, and {choice.init} reads {places} tokens "
+            "at most"
         )
+
+
+def places_of(config: Any) -> int | None:  # noqa: ANN401
+    """How many tokens a model has positions for; None where it counts none."""
+    places: int | None = getattr(config, "max_position_embeddings", None)
+    if places is None:
+        return None
+    # RoBERTa's kin count positions from behind the padding's.
+    return places - (config.pad_token_id + 1 if "roberta" in config.model_type else 0)
 
 
 def _config(choice: ModelChoice, vocabulary: int, names: Sequence[str]) -> Any:  # noqa: ANN401

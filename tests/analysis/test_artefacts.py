@@ -6,12 +6,14 @@ import pytest
 from targen_async.analysis.artefacts import Artefacts, OneField, measure_artefacts
 from targen_async.analysis.crossfit import Unfit
 from targen_async.analysis.duplicates import Duplicates
+from targen_async.analysis.estimate import Estimate
 from targen_async.analysis.findings import findings_of
 from targen_async.analysis.labels import LabelQuality
 from targen_async.analysis.rows import Row, Rows
 from tests.analysis.sets import prose, rows_of
 
-NO_DUPLICATES = Duplicates(rows=0, surplus=0, share=0.0, clusters=0, listed=())
+NOTHING = Estimate(value=0.0, rows=0)
+NO_DUPLICATES = Duplicates(rows=0, surplus=0, share=NOTHING, clusters=0, listed=())
 NO_LABELS = LabelQuality(
     shares={},
     unlabelled=0,

@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 
-from targen_async.analysis.bias import diverge, entropy, jensen_shannon, measure_bias
+from targen_async.analysis.bias import (
+    Frequencies,
+    diverge,
+    entropy,
+    jensen_shannon,
+    measure_bias,
+)
 from targen_async.analysis.entities import find_entities
+from targen_async.analysis.estimate import difference
 from tests.analysis.sets import rows_of
 
 
@@ -48,16 +55,21 @@ def test_a_name_does_not_reach_into_the_next_row() -> None:
     assert found.entries == ()
 
 
+def shares(frequencies: Frequencies) -> dict[str, float]:
+    return {entry: share.value for entry, share in frequencies.per_1000.items()}
+
+
 def test_frequencies_count_rows_and_gender_stands_beside_labels_and_jobs() -> None:
     rows = rows_of(
         ["She is a nurse, she is.", "He is a nurse.", "Her doctor.", "Nothing."],
         ["a", "b", "a", "b"],
     )
     found = measure_bias(rows, find_entities(rows))
-    assert found.pronouns.per_1000 == {"female": 500, "male": 250}
+    assert shares(found.pronouns) == {"female": 500, "male": 250}
     assert found.pronouns.rows_per_1000.value == 750
-    assert found.occupations.per_1000 == {"nurse": 500, "doctor": 250}
-    assert found.countries.different == 0 and found.countries.entropy == 0
+    assert shares(found.occupations) == {"nurse": 500, "doctor": 250}
+    assert found.occupations.entropy.value == pytest.approx(np.log2(3) - 2 / 3)
+    assert found.countries.different == 0 and found.countries.entropy.value == 0
     assert (found.gender.female, found.gender.male, found.gender.both) == (2, 1, 0)
     assert found.gender.share_female is not None
     assert found.gender.share_female.value == pytest.approx(2 / 3)
@@ -95,8 +107,30 @@ def test_what_differs_is_told_from_chance() -> None:
     )
     same, apart = diverge(half, other), diverge(half, skewed)
     assert same is not None and apart is not None
-    assert same.jensen_shannon <= same.by_chance
-    assert apart.jensen_shannon > 3 * apart.by_chance
+    assert same.jensen_shannon.value <= same.by_chance
+    assert apart.jensen_shannon.value > 3 * apart.by_chance
     itself = diverge(half, half)
-    assert itself is not None and itself.jensen_shannon == 0
+    assert itself is not None and itself.jensen_shannon.value == 0
     assert diverge(half, find_entities(rows_of(["nothing"]))["countries"]) is None
+
+
+def test_intervals_of_entropy_and_divergence_hold_between_parts_of_one_set() -> None:
+    """Over pairs of disjoint sets of one kind, as often as 95 % of the time, roughly."""
+    rng = np.random.default_rng(0)
+    lands = ["France", "Kenya", "Peru", "Japan", "Chad"]
+    covered = 0
+    for seed in range(20):
+        parts = [
+            rows_of([f"In {lands[n]}." for n in rng.choice(5, 300, p=[0.5, 0.2, 0.1, 0.1, 0.1])])
+            for _ in range(2)
+        ]
+        a, b = (
+            measure_bias(part, find_entities(part), seed=seed).countries.entropy for part in parts
+        )
+        apart = difference(a, b)
+        assert apart.low is not None and apart.high is not None
+        covered += apart.low <= 0 <= apart.high
+    assert covered >= 17
+    divergence = diverge(*(find_entities(part)["countries"] for part in parts))
+    assert divergence is not None and divergence.jensen_shannon.high is not None
+    assert 0 <= (divergence.jensen_shannon.low or 0) <= divergence.jensen_shannon.value

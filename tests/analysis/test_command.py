@@ -44,8 +44,8 @@ def test_planted_faults_stand_first_and_files_are_the_same_twice(
         analysed(data, "--evaluation", evaluation, "--out", tmp_path / out)
     told = capsys.readouterr().out
     assert "of the labels look wrong" in told
-    assert f"18 rows (2.8%) overlap with {evaluation}" in told
-    assert "30 rows (4.6%) are near duplicates of others, in 30 clusters" in told
+    assert re.search(rf"18 rows, 2\.8% \(1\.\d% to 4\.\d%\), overlap with {evaluation}", told)
+    assert re.search(r"30 rows, 4\.6% \(.*\), are near duplicates of others, in 30 clusters", told)
     assert untimed(tmp_path / "one") == untimed(tmp_path / "two")
     assert (tmp_path / "one" / "rows.jsonl").read_bytes() == (
         tmp_path / "two" / "rows.jsonl"
@@ -76,7 +76,7 @@ def test_identical_sets_compare_as_equal() -> None:
         assert apart.value == 0, name
         assert apart.low is None or apart.low <= 0 <= (apart.high or 0), name
     for divergence in found.against.divergences.values():
-        assert divergence is None or divergence.jensen_shannon <= divergence.by_chance
+        assert divergence is None or divergence.jensen_shannon.value <= divergence.by_chance
 
 
 def test_sets_of_different_size_are_compared_at_equal_size() -> None:
@@ -134,7 +134,7 @@ def test_mistakes_are_told_in_one_sentence(
         ([data, "--out", tmp_path / "o", "--text", ","], "names no column"),
         ([tmp_path / "none", "--out", tmp_path / "o"], "there is no file"),
         ([data, "--out", tmp_path / "file", "--text", "t"], "cannot write"),
-        ([data, "--out", tmp_path / "o", "--text", "t", "--embeddings", tmp_path], "embeddings"),
+        ([data, "--out", tmp_path / "o", "--text", "t", "--embeddings", tmp_path], "embedding"),
     ):
         assert cli.main(["analyze", *map(str, arguments)]) == 2
         error = capsys.readouterr().err
@@ -164,7 +164,7 @@ def test_every_field_is_explained() -> None:
 
 def test_a_file_that_is_no_analysis(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
-    with pytest.raises(UserError, match="is no analysis of version 1"):
+    with pytest.raises(UserError, match="is no analysis of version 2"):
         read_analysis(tmp_path / "a.json")
 
 
