@@ -59,7 +59,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "datasets": ("export/", "finetune/", "analysis/reading.py"),
     "huggingface_hub": ("export/",),
     "numpy": ("analysis/", "finetune/"),
-    "pyarrow": ("export/", "sources.py", "analysis/reading.py"),
+    "pyarrow": ("export/", "sources.py", "analysis/reading.py", "analysis/report/sample.py"),
     "pycountry": ("analysis/entities.py",),
     "sentence_transformers": ("analysis/embedding.py",),
     "spacy": ("analysis/tagger.py",),

@@ -295,8 +295,8 @@ def write_analysis(analysis: Analysis, notes: Sequence[RowNote], out: Path) -> N
 
     Floats have six decimals. Raises UserError where they cannot be written.
     """
-    told = msgspec.json.format(msgspec.json.encode(_rounded(msgspec.to_builtins(analysis))))
-    lines = b"".join(msgspec.json.encode(_rounded(msgspec.to_builtins(n))) + b"\n" for n in notes)
+    told = msgspec.json.format(msgspec.json.encode(rounded(msgspec.to_builtins(analysis))))
+    lines = b"".join(msgspec.json.encode(rounded(msgspec.to_builtins(n))) + b"\n" for n in notes)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in ((ANALYSIS, told + b"\n"), (ROWS, lines)):
@@ -317,9 +317,9 @@ def read_analysis(path: Path) -> Analysis:
         raise UserError(f"{path} is no analysis of version {VERSION}: {error}") from error
 
 
-def _rounded(value: Any) -> Any:  # noqa: ANN401
+def rounded(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, float):
         return round(value, _DIGITS)
     if isinstance(value, dict):
-        return {name: _rounded(part) for name, part in value.items()}
-    return [_rounded(part) for part in value] if isinstance(value, (list, tuple)) else value
+        return {name: rounded(part) for name, part in value.items()}
+    return [rounded(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -69,8 +69,8 @@ def run(
     gold: Callable[[str, Mapping[str, str]], str | None],
     open_trainer: "Callable[[str], Trainer]",
 ) -> int:
-    """Analyse, write analysis.json and rows.jsonl, and say what was found. Exit code 0; 130 where
-    it was interrupted.
+    """Analyse, write report.html and what it is made from, say what was found. Exit code 0;
+    130 where it was interrupted.
 
     `gold`: the true label of a simulated row; `open_trainer`: of an encoder's name or folder.
     Raises UserError.
@@ -90,6 +90,7 @@ def _run(
     try:
         from targen_async.analysis.analyze import Ways, analyze, write_analysis
         from targen_async.analysis.reading import Columns, read_rows
+        from targen_async.analysis.report.page import write_report
     except ImportError as error:
         raise UserError(f"{NEEDS} ({error.name} is missing)") from error
     if options.text is None and (options.label or options.key):
@@ -116,9 +117,12 @@ def _run(
         ),
     )
     write_analysis(analysis, notes, options.out)
+    folder = options.data if options.data.is_dir() else None
+    write_report(analysis, notes, rows, against, options.out, folder)
     for line in summary(analysis):
         print(_visible(line))
-    print(f"written: {options.out / 'analysis.json'}, {options.out / 'rows.jsonl'}")
+    names = ("report.html", "analysis.json", "rows.jsonl", "rows.parquet")
+    print(f"written: {', '.join(str(options.out / name) for name in names)}")
     return 0
 
 
