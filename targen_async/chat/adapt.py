@@ -16,7 +16,7 @@ brake: less by a part at once, more again step by step (AIMD; Chiu and Jain, 198
 
 import math
 
-_START = 8
+_START = 10
 _HOLD = 1.1
 """Calls under way against the knee: a few in line keep the server busy."""
 _STEP = 1.4

@@ -218,12 +218,14 @@ def test_nothing_is_lost_where_nothing_slows_down(seed: int) -> None:
     virtual_time.run(main())
 
 
-def test_a_start_that_failed_by_chance_goes_on() -> None:
+@pytest.mark.parametrize("seed", range(6))
+def test_a_start_that_failed_by_chance_goes_on(seed: int) -> None:
     async def main() -> None:
         server = Workers(10**6)
+        server.luck = random.Random(seed)
         faults = iter([Unavailable("by chance", status=503)] * 3)
         server.fault = lambda: next(faults, None)
-        assert (await press(adaptive(server), server, 45))[-1] == 256
+        assert (await press(adaptive(server), server, 55))[-1] == 256
 
     virtual_time.run(main())
 
