@@ -66,7 +66,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "umap": ("analysis/projection.py",),
     **dict.fromkeys(("scipy", "sklearn", "threadpoolctl"), ("analysis/",)),
     **dict.fromkeys(
-        ("torch", "transformers", "tokenizers", "safetensors", "deepspeed"), ("finetune/",)
+        ("torch", "transformers", "tokenizers", "safetensors", "deepspeed", "peft"), ("finetune/",)
     ),
 }
 """Third-party package to the files or folders that may import it; "" is everywhere."""

@@ -2,6 +2,6 @@
 
 Read: schema, runs, official, data. Ask: posed, pairs, text2text, completions, forms, instructions.
 Batch: batches. Measure: metrics, predictions. Choose: config, sizes, logits, prepare, command.
-None of these needs torch. The others do: models, tokens, feeds, optim, engine and sharded (a step),
-ranks, checkpoints, curve, saved, loop (`train`), answering and evaluate (`evaluate`).
+None of these needs torch. The others do: models, lora, tokens, feeds, optim, engine and sharded
+(a step), ranks, checkpoints, curve, saved, loop (`train`), answering and evaluate (`evaluate`).
 """

@@ -84,6 +84,9 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 on a GPU that has it, else float32."""
     gradient_checkpointing: bool = False
+    packing: bool = False
+    """Of a decoder: rows of `model.max_source` tokens are filled with several examples, which do
+    not see each other. Only with `tokens`."""
     random_seed: Annotated[int, Meta(ge=0, lt=2**53)] = 0
     save_every: Count = 500
     """Steps between checkpoints."""
@@ -97,10 +100,24 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A DeepSpeed JSON, from the configuration's folder; plain torch where unset."""
 
 
+class Lora(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Low-rank adapters (Hu et al. 2022) are learnt in place of the weights, and added to them in
+    the model that is handed out."""
+
+    rank: Annotated[int, Meta(ge=1, le=4096)] = 8
+    alpha: Positive = 16.0
+    """The product of the two small matrices counts alpha / rank times."""
+    target: tuple[str, ...] = ()
+    """Ends of the names of the layers that get one; those that peft knows for the architecture
+    where empty."""
+
+
 class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     model: ModelChoice
     data: DataChoice
     training: Training = field(default_factory=Training)
+    lora: Lora | None = None
+    """All weights are trained where unset."""
 
 
 def load_train_config(path: Path) -> TrainConfig:
@@ -148,6 +165,21 @@ def check_train_config(config: TrainConfig) -> None:
     if training.evaluate_every and not (data.validation or data.held_out):
         raise UserError(
             "`training.evaluate_every` needs `data.validation` or a share `data.held_out`"
+        )
+    if training.packing and model.family != "decoder":
+        raise UserError(
+            f"`training.packing` is for decoders: nothing keeps the examples in a row of an "
+            f"{model.family} from seeing each other"
+        )
+    if training.packing and training.tokens is None:
+        raise UserError(
+            "`training.packing` fills rows with as many examples as fit: bound a step by "
+            "`training.tokens`, not by `training.examples`"
+        )
+    if config.lora and model.init == "config":
+        raise UserError(
+            '`[lora]` leaves the weights as they are, and those of `model.init = "config"` are '
+            "random: name a trained model there, or drop `[lora]`"
         )
     if training.patience and not training.evaluate_every:
         raise UserError("`training.patience` counts evaluations: give `training.evaluate_every`")

@@ -86,7 +86,7 @@ def _within(facts: Facts | None, model: Model, source: str, max_source: int | No
             model=msgspec.structs.replace(facts.model, max_source=max_source),
             instructions=facts.instructions,
         )
-    check_length(model.network, facts.model)
+    check_length(model.network.config, facts.model)
     return facts
 
 

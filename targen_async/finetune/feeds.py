@@ -16,6 +16,8 @@ from targen_async.finetune.forms import Family
 from targen_async.finetune.models import Model
 from targen_async.finetune.tokens import Item
 
+Text = tuple[Sequence[int], Sequence[int]]
+"""Ids of what is read and of what is written."""
 _IGNORED = -100
 _MULTIPLE = 8
 _TOKENS_AT_ONCE = 8192
@@ -27,6 +29,12 @@ class Sample(Struct, frozen=True, array_like=True):
 
     item: Item
     choice: int | None
+
+
+class Pack(Struct, frozen=True, array_like=True):
+    """Samples of a decoder that share a row and do not see each other."""
+
+    samples: tuple[Sample, ...]
 
 
 class Feed(Struct, frozen=True, kw_only=True):
@@ -52,25 +60,53 @@ def samples_of(items: Iterable[Item], family: Family) -> list[Sample]:
     return [Sample(item, choice) for item in items for choice in item.right]
 
 
-def lengths_of(sample: Sample, family: Family) -> tuple[int, int]:
+def pack_samples(samples: Sequence[Sample], width: int) -> list[Pack]:
+    """Rows of at most `width` tokens, longest sample first, each in the first row with room for it
+    (first-fit decreasing, Johnson 1973)."""
+    lengths = [sum(lengths_of(sample, "decoder")) for sample in samples]
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for number in sorted(range(len(samples)), key=lambda n: -lengths[n]):
+        length = lengths[number]
+        row = next((n for n, free in enumerate(room) if free >= length), len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(width)
+        rows[row].append(number)
+        room[row] -= length
+    return [Pack(tuple(samples[n] for n in row)) for row in rows]
+
+
+def lengths_of(sample: Sample | Pack, family: Family) -> tuple[int, int]:
     """Source and target tokens, as a plan of batches counts them."""
+    if isinstance(sample, Pack):
+        return sum(sum(lengths_of(one, family)) for one in sample.samples), 0
     if sample.choice is None:
         return len(sample.item.sources) * max(map(len, sample.item.sources)), 0
     source, target = len(sample.item.sources[0]), len(sample.item.choices[sample.choice])
     return (source, target) if family == "encoder-decoder" else (source + target, 0)
 
 
-def weight_of(sample: Sample) -> int:
+def weight_of(sample: Sample | Pack) -> int:
     """What the loss of a sample is a sum over: its items, or the tokens of its answer."""
+    if isinstance(sample, Pack):
+        return sum(map(weight_of, sample.samples))
     return 1 if sample.choice is None else len(sample.item.choices[sample.choice])
 
 
-def feed_of(samples: Sequence[Sample], model: Model, device: torch.device) -> Feed:
+def feed_of(samples: Sequence[Sample] | Sequence[Pack], model: Model, device: torch.device) -> Feed:
     """One batch of samples."""
+    packs = [one.samples for one in samples if isinstance(one, Pack)]
+    if packs:
+        return _packed_feed([[_text_of(one) for one in pack] for pack in packs], model, device)
+    alone = [one for one in samples if isinstance(one, Sample)]
     if model.family == "encoder":
-        return _pairs_feed([one.item for one in samples], model, device)
-    pairs = [(one.item.sources[0], one.item.choices[one.choice or 0]) for one in samples]
-    return _text_feed(pairs, model, device)
+        return _pairs_feed([one.item for one in alone], model, device)
+    return _text_feed([_text_of(one) for one in alone], model, device)
+
+
+def _text_of(sample: Sample) -> Text:
+    return sample.item.sources[0], sample.item.choices[sample.choice or 0]
 
 
 def loss_sum(call: Callable[..., Any], feed: Feed) -> Tensor:
@@ -175,9 +211,7 @@ def _score_pairs(model: Model, items: Sequence[Item], device: torch.device) -> l
 # ---- models that write
 
 
-def _text_feed(
-    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], model: Model, device: torch.device
-) -> Feed:
+def _text_feed(pairs: Sequence[Text], model: Model, device: torch.device) -> Feed:
     """An encoder-decoder reads a source and writes a target; a decoder has both in one."""
     if model.family == "encoder-decoder":
         inputs = _padded_inputs([source for source, _ in pairs], model, device)
@@ -185,8 +219,30 @@ def _text_feed(
         inputs["decoder_input_ids"] = _shifted(labels, model)
         return Feed(inputs=inputs, labels=labels)
     inputs = _padded_inputs([(*source, *target) for source, target in pairs], model, device)
-    # The logits at a place are of the token after it.
-    learnt = [(*(_IGNORED,) * (len(source) - 1), *target, _IGNORED) for source, target in pairs]
+    learnt = [_learnt(source, target) for source, target in pairs]
+    return Feed(inputs=inputs, labels=_padded(learnt, _IGNORED, device))
+
+
+def _learnt(source: Sequence[int], target: Sequence[int]) -> tuple[int, ...]:
+    """The labels of one text: the logits at a place are of the token after it."""
+    return (*(_IGNORED,) * (len(source) - 1), *target, _IGNORED)
+
+
+def _packed_feed(packs: Sequence[Sequence[Text]], model: Model, device: torch.device) -> Feed:
+    """Several texts a row, each with positions from 0. The mask, of shape (rows, 1, width, width),
+    lets a token see what stands before it in its own text; padding is a text of its own."""
+    ids = [[token for text in pack for part in text for token in part] for pack in packs]
+    learnt = [[label for text in pack for label in _learnt(*text)] for pack in packs]
+    sizes = [[sum(map(len, text)) for text in pack] for pack in packs]
+    places = [[place for size in row for place in range(size)] for row in sizes]
+    owners = [[number for number, size in enumerate(row) for _ in range(size)] for row in sizes]
+    owner = _padded(owners, -1, device)
+    same = owner[:, None, :, None] == owner[:, None, None, :]
+    inputs = {
+        "input_ids": _padded(ids, model.tokenizer.pad_token_id, device),
+        "position_ids": _padded(places, 0, device),
+        "attention_mask": same.tril(),
+    }
     return Feed(inputs=inputs, labels=_padded(learnt, _IGNORED, device))
 
 

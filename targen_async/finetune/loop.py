@@ -6,7 +6,7 @@ What is in the folder: `config.json` (the resolved configuration), `tokenizer/` 
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from targen_async.errors import RunStopped, UserError
-from targen_async.finetune.answering import answer_examples, tokens_for
+from targen_async.finetune.answering import answer_examples
 from targen_async.finetune.batches import (
     BatchPlan,
     epoch_steps,
@@ -37,12 +37,22 @@ from targen_async.finetune.checkpoints import (
 from targen_async.finetune.config import TrainConfig
 from targen_async.finetune.curve import Curve
 from targen_async.finetune.engine import Engine
-from targen_async.finetune.feeds import Sample, feed_of, lengths_of, samples_of, weight_of
+from targen_async.finetune.feeds import (
+    Pack,
+    Sample,
+    feed_of,
+    lengths_of,
+    pack_samples,
+    samples_of,
+    weight_of,
+)
 from targen_async.finetune.logits import logit_names
+from targen_async.finetune.lora import add_lora, count_learnt
 from targen_async.finetune.metrics import Report, measure
 from targen_async.finetune.models import (
     Model,
     build_model,
+    check_model,
     choose_tokenizer,
     expected_parameters,
     open_model,
@@ -52,7 +62,7 @@ from targen_async.finetune.prepare import Prepared, prepare
 from targen_async.finetune.ranks import Ranks, join_ranks, open_engine
 from targen_async.finetune.resume import Start, find_start
 from targen_async.finetune.saved import CARD, FACTS, save_model, told, write_card
-from targen_async.finetune.tokens import Tokens
+from targen_async.finetune.tokens import Tokens, tokenise
 
 Say = Callable[[str], None]
 
@@ -76,7 +86,7 @@ class Work(Struct, frozen=True, kw_only=True):
     out: Path
     prepared: Prepared
     model: Model
-    samples: list[Sample]
+    samples: Sequence[Sample] | Sequence[Pack]
     validation: Mapping[str, Tokens]
     plan: BatchPlan
     per_epoch: int
@@ -151,40 +161,37 @@ def _claim(out: Path, config: TrainConfig) -> None:
 
 
 def _make_work(config: TrainConfig, out: Path, ranks: Ranks, start: Start, say: Say) -> Work:
+    """What the user has to mend is found before the model is built, which may take long."""
     prepared = prepare(config)
-    choice = config.model
+    choice, training, taught = config.model, config.training, prepared.instructions
+    check_model(choice, training.packing)
     names = logit_names(prepared.tasks) if choice.family == "encoder" else ()
     with ranks.first():
         texts = (text for one in prepared.train for text in (*one.fields.values(), one.label or ""))
         tokenizer = choose_tokenizer(choice, texts, out / "tokenizer")
-    training = config.training
+        cache = out / "tokens"
+        tokens = tokenise(prepared.train, tokenizer, choice, names, taught, cache)
+        validation = {
+            task: tokenise(held, tokenizer, choice, names, taught, cache)
+            for task, held in prepared.validation.items()
+        }
+    samples: Sequence[Sample] | Sequence[Pack] = samples_of(tokens.items, choice.family)
+    if training.packing:
+        samples = pack_samples(samples_of(tokens.items, choice.family), choice.max_source)
+    plan = _plan(samples, config, start.progress.batches)
+    first = epoch_steps(plan, 0)
+    steps = training.steps or max(1, round(training.epochs * len(first)))
     parameters = expected_parameters(choice, tokenizer, names)
     room = checkpoint_bytes(parameters, training.deepspeed is not None)
     ranks.of_first(lambda: check_room(out, room, parameters, training.keep))
     model = build_model(choice, tokenizer, names, training.random_seed)
-    with ranks.first():
-        cache, taught = out / "tokens", prepared.instructions
-        tokens = tokens_for(model, choice, prepared.train, taught, cache)
-        validation = {
-            task: tokens_for(model, choice, held, taught, cache)
-            for task, held in prepared.validation.items()
-        }
-    samples = samples_of(tokens.items, choice.family)
-    lengths = [lengths_of(sample, choice.family) for sample in samples]
-    plan = plan_batches(
-        [source for source, _ in lengths],
-        [target for _, target in lengths],
-        tokens=training.tokens,
-        examples=training.examples,
-        batches=start.progress.batches,
-        random_seed=training.random_seed,
-    )
-    first = epoch_steps(plan, 0)
-    steps = training.steps or max(1, round(training.epochs * len(first)))
+    if config.lora:
+        add_lora(model, config.lora)
     share = padding_efficiency(plan, first, ranks.count)
     say(
-        f"{choice.family} with {count_parameters(model.network):,} parameters; "
-        f"{len(samples)} samples ({tokens.cut} cut to the model's length), {len(first)} steps an "
+        f"{choice.family} with {count_parameters(model.network):,} parameters"
+        f"{count_learnt(model.network)}; {len(samples)} {'rows' if training.packing else 'samples'}"
+        f" ({tokens.cut} cut to the model's length), {len(first)} steps an "
         f"epoch, {steps} in all; {share:.0%} of computed tokens are real"
     )
     return Work(
@@ -198,6 +205,21 @@ def _make_work(config: TrainConfig, out: Path, ranks: Ranks, start: Start, say: 
         per_epoch=len(first),
         steps=steps,
         room=room,
+    )
+
+
+def _plan(
+    samples: Sequence[Sample] | Sequence[Pack], config: TrainConfig, batches: int
+) -> BatchPlan:
+    training = config.training
+    lengths = [lengths_of(sample, config.model.family) for sample in samples]
+    return plan_batches(
+        [source for source, _ in lengths],
+        [target for _, target in lengths],
+        tokens=training.tokens,
+        examples=training.examples,
+        batches=batches,
+        random_seed=training.random_seed,
     )
 
 

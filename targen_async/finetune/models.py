@@ -27,6 +27,9 @@ transformers.logging.disable_progress_bar()
 
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
 _WEIGHTS = "model.safetensors"
+PACKED = ("gpt2", "gpt_neox", "llama", "qwen2")
+"""Types of decoders that take positions and a mask of (rows, 1, width, width) as they are given,
+so that several examples fit into a row: tested one by one."""
 _READ, _WRITTEN = ("shared.weight",), ("lm_head.weight", "embed_out.weight")
 """Names in files of the embeddings that a loader which ties weights may lose."""
 
@@ -93,8 +96,8 @@ def build_model(
 ) -> Model:
     """The model of a run; `names` are the logits of an encoder.
 
-    Raises UserError for a size, folder or name that there is not, and for a length that the model
-    cannot read; RunStopped where the embeddings in memory are not those of the file.
+    Raises UserError for a size, folder or name that there is not; RunStopped where the embeddings
+    in memory are not those of the file.
     """
     torch.manual_seed(random_seed)
     if choice.init == "config":
@@ -102,7 +105,6 @@ def build_model(
         network = _auto(choice.family).from_config(config)
     else:
         network = _load(choice.init, choice.family, names)
-        check_length(network, choice)
         if len(tokenizer) > network.get_input_embeddings().num_embeddings:
             raise UserError(
                 f"{choice.init}: the tokenizer has {len(tokenizer)} entries and the model fewer: "
@@ -117,7 +119,7 @@ def expected_parameters(choice: ModelChoice, tokenizer: Any, names: Sequence[str
     if choice.init == "config":
         config = _config(choice, len(tokenizer), names)
     else:
-        config = _asked(choice.init, transformers.AutoConfig.from_pretrained, choice.init)
+        config = open_config(choice.init)
     with torch.device("meta"):
         network = _asked(choice.init, _auto(choice.family).from_config, config)
     return sum(value.numel() for value in network.parameters())
@@ -151,9 +153,23 @@ def family_of(config: Any) -> Family:  # noqa: ANN401
     return "decoder" if "CausalLM" in built or "LMHead" in built else "encoder"
 
 
-def check_length(network: Any, choice: ModelChoice) -> None:  # noqa: ANN401
+def check_model(choice: ModelChoice, packing: bool) -> None:
+    """Raises UserError for what the model's config says cannot work, before there is a model."""
+    if choice.init == "config":
+        size_of(choice.family, choice.size)
+        return
+    config = open_config(choice.init)
+    check_length(config, choice)
+    if packing and config.model_type not in PACKED:
+        raise UserError(
+            f"`training.packing`: {choice.init} is of type {config.model_type}, and packed rows "
+            f"are right for {', '.join(PACKED)}: drop `training.packing`"
+        )
+
+
+def check_length(config: Any, choice: ModelChoice) -> None:  # noqa: ANN401
     """Raises UserError where `max_source` is over what the model has positions for."""
-    places = places_of(network.config)
+    places = places_of(config)
     if places is None or choice.family == "encoder-decoder":
         return
     if choice.max_source > places:

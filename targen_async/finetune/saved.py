@@ -15,6 +15,7 @@ from targen_async.errors import UserError
 from targen_async.finetune.config import ModelChoice, TrainConfig
 from targen_async.finetune.forms import form_digest
 from targen_async.finetune.instructions import Instruction
+from targen_async.finetune.lora import merge_lora
 from targen_async.finetune.metrics import Report
 from targen_async.finetune.models import Model
 from targen_async.finetune.prepare import Prepared
@@ -39,7 +40,8 @@ def save_model(
 ) -> None:
     """Config, weights as safetensors, tokenizer, `targen.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.network.save_pretrained(str(folder), state_dict=dict(weights))
+    plain = merge_lora(model.network, weights)
+    model.network.save_pretrained(str(folder), state_dict=plain)
     model.tokenizer.save_pretrained(str(folder))
     facts = Facts(model=config.model, instructions=prepared.instructions)
     (folder / FACTS).write_bytes(msgspec.json.format(msgspec.json.encode(facts)))
