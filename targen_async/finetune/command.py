@@ -8,7 +8,11 @@ from targen_async.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `targen evaluate`."""
-    parser.add_argument("model", help="a model's folder, or its name on the hub")
+    parser.add_argument(
+        "model",
+        nargs="+",
+        help="a model's folder, or its name on the hub; of several, mean and deviation are told",
+    )
     parser.add_argument("--tasks", required=True, metavar="A,B,…", help="as in cb,rte,boolq")
     parser.add_argument(
         "--data", required=True, help="official SuperGLUE files, a run's folder, or aps/super_glue"
@@ -26,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-source", type=int, metavar="N", help="most tokens read (default: as in training)"
     )
     parser.add_argument(
+        "--free",
+        action="store_true",
+        help="also let the model write as it likes, and count what is none of the options",
+    )
+    parser.add_argument(
         "--random-seed", type=int, default=0, metavar="N", help="of the intervals (default: 0)"
     )
 
@@ -33,19 +42,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure and say what came out. Exit code 0; raises UserError and RunStopped."""
     try:
-        from targen_async.finetune.evaluate import evaluate
+        from targen_async.finetune.evaluate import evaluate, evaluate_seeds
     except ImportError as error:
         raise UserError(
             f"evaluating needs a package that is not installed ({error.name}); pip install "
             "'targen-async[train]'"
         ) from error
-    evaluate(
-        options.model,
-        [task.strip() for task in options.tasks.split(",") if task.strip()],
-        options.data,
-        options.out or Path(f"{Path(options.model).name}-evaluated"),
-        split=options.split,
-        max_source=options.max_source,
-        random_seed=options.random_seed,
-    )
+    tasks = [task.strip() for task in options.tasks.split(",") if task.strip()]
+    out = options.out or Path(f"{Path(options.model[0]).name}-evaluated")
+    more = {name: getattr(options, name) for name in ("split", "max_source", "random_seed", "free")}
+    if len(options.model) == 1:
+        evaluate(options.model[0], tasks, options.data, out, **more)
+    else:
+        evaluate_seeds(options.model, tasks, options.data, out, **more)
     return 0

@@ -12,7 +12,8 @@ from targen_async.errors import UserError
 from targen_async.finetune.answering import answer_examples, tokens_for
 from targen_async.finetune.config import ModelChoice
 from targen_async.finetune.data import Loaded, Split, load_examples
-from targen_async.finetune.metrics import Report, measure
+from targen_async.finetune.generation import write_freely
+from targen_async.finetune.metrics import Answers, Report, Spread, measure, over_seeds
 from targen_async.finetune.models import Model, check_length, open_model
 from targen_async.finetune.predictions import write_predictions, write_submission
 from targen_async.finetune.saved import Facts, read_facts, told
@@ -20,11 +21,22 @@ from targen_async.finetune.saved import Facts, read_facts, told
 METRICS = "metrics.json"
 
 
+class Free(Struct, frozen=True, kw_only=True):
+    """What the model wrote with nothing to hold it to the options."""
+
+    outside: float
+    """Share of the texts that are none of the options."""
+    report: Report | None
+    """A text outside the options is not right. None where the labels are kept back."""
+
+
 class Measured(Struct, frozen=True, kw_only=True):
     """What metrics.json holds of one task."""
 
     report: Report | None
     """None where the split keeps its labels back."""
+    free: Free | None = None
+    """Where it was asked for."""
     origin: str
     split: str
     digest: str
@@ -43,13 +55,15 @@ def evaluate(
     split: Split = "validation",
     max_source: int | None = None,
     random_seed: int = 0,
+    free: bool = False,
     say: Callable[[str], None] = print,
 ) -> dict[str, Measured]:
     """Answer every task's examples in `data` and write metrics.json, predictions and submissions.
 
     `data`: a folder of official files, a run (`split="train"`), or the hub's name. Options are
-    ranked by logit or likelihood, so every answer is one of them. Raises UserError for what the
-    user has to mend.
+    ranked by logit or likelihood, so every answer is one of them; `free` lets a model that writes
+    also write as it likes, and counts what is none of them. Raises UserError for what the user has
+    to mend.
     """
     if not tasks:
         raise UserError("name at least one task, as in --tasks cb,rte")
@@ -59,21 +73,56 @@ def evaluate(
     facts = read_facts(Path(model))
     asked = open_model(model, facts.model.family if facts else None)
     facts = _within(facts, asked, model, max_source)
+    if free and asked.family == "encoder":
+        raise UserError("an encoder writes nothing: drop `--free`")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     asked.network.to(device)
     measured: dict[str, Measured] = {}
     for one in loaded:
-        measured[one.task] = _measure(asked, facts, one, out, device, random_seed)
-        report = measured[one.task].report
-        if report:
-            mark = "SIMULATED rows, " if one.simulated else ""
-            say(f"{one.task}: {mark}{told(report)}")
-        else:
-            say(f"{one.task}: {len(one.examples)} answers; the labels of {split} are kept back")
+        measured[one.task] = _measure(asked, facts, one, out, device, random_seed, free)
+        say(_in_words(measured[one.task], one))
     held = {"model": model, "random_seed": random_seed, "tasks": measured}
     (out / METRICS).write_bytes(msgspec.json.format(msgspec.json.encode(held)))
     say(f"metrics, predictions and submission files are in {out}")
     return measured
+
+
+def evaluate_seeds(
+    models: Sequence[str],
+    tasks: Sequence[str],
+    data: str,
+    out: Path,
+    *,
+    say: Callable[[str], None] = print,
+    **options: Any,  # noqa: ANN401
+) -> dict[str, tuple[Spread, ...]]:
+    """`evaluate` of several models, say of one configuration with several seeds: each in a folder
+    of its own in `out`, 1 and on, and mean and standard deviation over them in its metrics.json."""
+    found = [
+        evaluate(model, tasks, data, out / str(number), say=say, **options)
+        for number, model in enumerate(models, 1)
+    ]
+    spreads: dict[str, tuple[Spread, ...]] = {}
+    for task in found[0]:
+        reports = [report for one in found if (report := one[task].report)]
+        if reports:
+            spreads[task] = over_seeds(reports)
+            scores = (f"{s.name} {s.mean:.3f} ± {s.deviation or 0:.3f}" for s in spreads[task])
+            say(f"{task}: {', '.join(scores)} over {len(models)} models")
+    held = {"models": list(models), "tasks": spreads}
+    (out / METRICS).write_bytes(msgspec.json.format(msgspec.json.encode(held)))
+    return spreads
+
+
+def _in_words(measured: Measured, loaded: Loaded) -> str:
+    said = f"{len(loaded.examples)} answers; the labels of {measured.split} are kept back"
+    if measured.report:
+        said = f"{'SIMULATED rows, ' if measured.simulated else ''}{told(measured.report)}"
+    if measured.free:
+        scores = measured.free.report.scores if measured.free.report else ()
+        free = "".join(f", {score.name} {score.value:.3f}" for score in scores)
+        said += f"; written freely{free}, {measured.free.outside:.1%} outside the options"
+    return f"{loaded.task}: {said}"
 
 
 def _within(facts: Facts | None, model: Model, source: str, max_source: int | None) -> Facts:
@@ -97,6 +146,7 @@ def _measure(
     out: Path,
     device: torch.device,
     random_seed: int,
+    free: bool,
 ) -> Measured:
     examples = loaded.examples
     instructions: Mapping[str, Any] = facts.instructions
@@ -107,10 +157,19 @@ def _measure(
     if loaded.origin != "run":
         write_submission(out / "submission", examples, answers)
     labelled = all(one.label is not None for one in examples)
+
+    def report(said: Answers) -> Report | None:
+        return measure(loaded.task, examples, said, random_seed=random_seed) if labelled else None
+
+    written: Free | None = None
+    if free:
+        texts, said = write_freely(model, facts.model, examples, instructions, tokens, device)
+        path = out / "predictions" / f"{loaded.task}.free.jsonl"
+        write_predictions(path, examples, said, texts)
+        written = Free(outside=said.count(None) / len(said), report=report(said))
     return Measured(
-        report=measure(loaded.task, examples, answers, random_seed=random_seed)
-        if labelled
-        else None,
+        report=report(answers),
+        free=written,
         origin=loaded.origin,
         split=loaded.split,
         digest=loaded.digest,

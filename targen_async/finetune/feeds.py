@@ -125,9 +125,7 @@ def loss_sum(call: Callable[..., Any], feed: Feed) -> Tensor:
     )
 
 
-def score_items(
-    model: Model, items: Sequence[Item], device: torch.device, tokens: int = _TOKENS_AT_ONCE
-) -> list[list[float]]:
+def score_items(model: Model, items: Sequence[Item], device: torch.device) -> list[list[float]]:
     """For each item a figure for each option, the higher the likelier: logits of an encoder, else
     the log-likelihood of the choice, per token where the form says so. Longest batches first."""
     network = model.network
@@ -136,7 +134,7 @@ def score_items(
     found: list[list[float]] = [[] for _ in items]
     score = _score_pairs if model.family == "encoder" else _score_texts
     with torch.inference_mode():
-        for numbers in _by_length(items, tokens):
+        for numbers in batches_by_length(items):
             some = [items[number] for number in numbers]
             for number, scores in zip(numbers, score(model, some, device), strict=True):
                 found[number] = scores
@@ -144,7 +142,9 @@ def score_items(
     return found
 
 
-def _by_length(items: Sequence[Item], tokens: int) -> Iterator[list[int]]:
+def batches_by_length(items: Sequence[Item]) -> Iterator[list[int]]:
+    """Numbers of items, the longest first: what does not fit into memory fails at once."""
+
     def width(item: Item) -> int:
         return max(map(len, item.sources)) + max(map(len, item.choices), default=0)
 
@@ -154,7 +154,7 @@ def _by_length(items: Sequence[Item], tokens: int) -> Iterator[list[int]]:
         item = items[number]
         more = max(len(item.sources), len(item.choices))
         widest = widest or width(item)
-        if batch and (rows + more) * widest > tokens:
+        if batch and (rows + more) * widest > _TOKENS_AT_ONCE:
             yield batch
             batch, rows, widest = [], 0, width(item)
         batch.append(number)
@@ -168,7 +168,7 @@ def _by_length(items: Sequence[Item], tokens: int) -> Iterator[list[int]]:
 
 def _pairs_feed(items: Sequence[Item], model: Model, device: torch.device) -> Feed:
     sources = [ids for item in items for ids in item.sources]
-    inputs = _padded_inputs(sources, model, device)
+    inputs = padded_inputs(sources, model, device)
     if items[0].types:
         types = [ids for item in items for ids in item.types]
         inputs["token_type_ids"] = _padded(types, 0, device)
@@ -214,11 +214,11 @@ def _score_pairs(model: Model, items: Sequence[Item], device: torch.device) -> l
 def _text_feed(pairs: Sequence[Text], model: Model, device: torch.device) -> Feed:
     """An encoder-decoder reads a source and writes a target; a decoder has both in one."""
     if model.family == "encoder-decoder":
-        inputs = _padded_inputs([source for source, _ in pairs], model, device)
+        inputs = padded_inputs([source for source, _ in pairs], model, device)
         labels = _padded([target for _, target in pairs], _IGNORED, device)
         inputs["decoder_input_ids"] = _shifted(labels, model)
         return Feed(inputs=inputs, labels=labels)
-    inputs = _padded_inputs([(*source, *target) for source, target in pairs], model, device)
+    inputs = padded_inputs([(*source, *target) for source, target in pairs], model, device)
     learnt = [_learnt(source, target) for source, target in pairs]
     return Feed(inputs=inputs, labels=_padded(learnt, _IGNORED, device))
 
@@ -260,7 +260,7 @@ def _score_texts(model: Model, items: Sequence[Item], device: torch.device) -> l
     inputs = dict(feed.inputs)
     if model.family == "encoder-decoder":
         # A source is read once, however many choices it has.
-        once = _padded_inputs([item.sources[0] for item in items], model, device)
+        once = padded_inputs([item.sources[0] for item in items], model, device)
         read = model.network.get_encoder()(**once, return_dict=True)
         times = torch.tensor([len(item.choices) for item in items], device=device)
         del inputs["input_ids"]
@@ -286,18 +286,25 @@ def _score_texts(model: Model, items: Sequence[Item], device: torch.device) -> l
 # ---- padding
 
 
-def _padded(sequences: Sequence[Sequence[int]], filling: int, device: torch.device) -> Tensor:
+def _padded(
+    sequences: Sequence[Sequence[int]], filling: int, device: torch.device, left: bool = False
+) -> Tensor:
     """Of shape (sequences, longest to a multiple of 8)."""
     width = -(-max(map(len, sequences)) // _MULTIPLE) * _MULTIPLE
-    rows = [[*ids, *(filling,) * (width - len(ids))] for ids in sequences]
+    rows = [
+        [*filled, *ids] if left else [*ids, *filled]
+        for ids in sequences
+        for filled in [(filling,) * (width - len(ids))]
+    ]
     return torch.tensor(rows, dtype=torch.long).to(device, non_blocking=True)
 
 
-def _padded_inputs(
-    sequences: Sequence[Sequence[int]], model: Model, device: torch.device
+def padded_inputs(
+    sequences: Sequence[Sequence[int]], model: Model, device: torch.device, left: bool = False
 ) -> dict[str, Any]:
+    """Ids and mask, padded on the right; on the `left` for what goes on writing where they end."""
     ones = [(1,) * len(ids) for ids in sequences]
     return {
-        "input_ids": _padded(sequences, model.tokenizer.pad_token_id, device),
-        "attention_mask": _padded(ones, 0, device),
+        "input_ids": _padded(sequences, model.tokenizer.pad_token_id, device, left),
+        "attention_mask": _padded(ones, 0, device, left),
     }

@@ -1,7 +1,6 @@
 """Adapters: what is learnt, what is handed out, what cannot work."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,6 @@ from targen_async.finetune.lora import add_lora, merge_lora  # noqa: E402
 from targen_async.finetune.models import Model  # noqa: E402
 from tests.finetune.grammars import grammar_run  # noqa: E402
 from tests.finetune.training import curve, settings, write_config  # noqa: E402
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,6 @@ from targen_async.finetune.models import open_model  # noqa: E402
 from targen_async.finetune.optim import learning_rate  # noqa: E402
 from tests.finetune.grammars import grammar_run  # noqa: E402
 from tests.finetune.training import FAMILIES, curve, settings, write_config  # noqa: E402
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
