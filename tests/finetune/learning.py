@@ -1,0 +1,116 @@
+"""Do tiny models learn? Three families from random weights on three of the simulator's grammars.
+
+    python -m tests.finetune.learning              # every cell, as a Markdown table
+    python -m tests.finetune.learning encoder cb   # one of them
+
+A grammar is the simulator's with its small lexicon: every text is new, its words are not. A tenth
+of the rows is held out, with nothing of one premise or text on both sides. Beside it stands what
+the recipe reaches on labels that were shuffled, and what the encoder reaches where it is shown a
+part of each row that should not tell the label.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import msgspec
+from msgspec import Struct
+
+from targen_async.finetune.config import TrainConfig
+from targen_async.finetune.loop import train
+from targen_async.finetune.metrics import Score
+from tests.export.runs import make_run
+from tests.finetune.grammars import grammar_run, shuffled_labels
+from tests.finetune.made import seal
+from tests.finetune.training import FAMILIES, settings
+
+Row = dict[str, Any]
+TASKS: Mapping[str, tuple[int, Callable[[Row, int], Row], str]] = {
+    "cb": (2000, lambda r, n: r | {"premise": f"{n}."}, "hypothesis only"),
+    "copa": (8000, lambda r, n: r | {"premise": f"{n}."}, "alternatives only"),
+    "wsc": (10000, lambda r, n: r | {"text": f"{n}: {r['span1']}, {r['span2']}."}, "spans only"),
+}
+"""Rows, of which equal ones are taken once; the part that should not tell, and its name."""
+RECIPES: Mapping[tuple[str, str], tuple[int, float]] = {
+    ("encoder", "cb"): (200, 1e-3),
+    ("encoder", "copa"): (1000, 1e-3),
+    ("encoder", "wsc"): (2000, 5e-4),
+    ("encoder-decoder", "cb"): (400, 1e-3),
+    ("encoder-decoder", "copa"): (1500, 1e-3),
+    ("encoder-decoder", "wsc"): (2500, 5e-4),
+    ("decoder", "cb"): (200, 1e-3),
+    ("decoder", "copa"): (800, 1e-3),
+    ("decoder", "wsc"): (2000, 5e-4),
+}
+"""Steps of 32 examples and the highest rate."""
+
+
+class Learnt(Struct, frozen=True, kw_only=True):
+    accuracy: Score
+    items: int
+    seconds: float
+    """CPU time of the training, measuring included."""
+
+
+def learn(family: str, task: str, source: Path, out: Path) -> Learnt:
+    """Train by the recipe on the rows of `source` and measure on the tenth that is held out."""
+    steps, rate = RECIPES[family, task]
+    raw = settings(family, source, task, examples=32, steps=steps, learning_rate=rate)
+    raw["model"] |= {"max_source": 256, "max_target": 64}
+    raw["data"]["held_out"] = 0.1
+    began = time.process_time()
+    trained = train(msgspec.convert(raw, TrainConfig), out, say=lambda _: None)
+    report = trained.reports[task]
+    return Learnt(
+        accuracy=report.scores[0],
+        items=report.items,
+        seconds=time.process_time() - began,
+    )
+
+
+def only_a_part(folder: Path, source: Path, task: str) -> Path:
+    """The rows of `source` with the part that should not tell, and a number in place of the rest:
+    it keeps apart what is held out."""
+    lines = (source / "instances-00000.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    part = TASKS[task][1]
+    return seal(make_run(folder, [part(row, number) for number, row in enumerate(rows)]))
+
+
+def main(arguments: list[str]) -> None:
+    print("| family | task | held out | accuracy | CPU s | shuffled labels | a part only |")
+    print("|---|---|---|---|---|---|---|")
+    for task, (rows, _, part) in TASKS.items():
+        with tempfile.TemporaryDirectory() as name:
+            home = Path(name)
+            source = grammar_run(home / "rows", task, rows)
+            shuffled = shuffled_labels(home / "shuffled", source)
+            for family in FAMILIES:
+                if arguments and arguments != [family, task]:
+                    continue
+                found = learn(family, task, source, home / family)
+                chance = learn(family, task, shuffled, home / f"{family}-shuffled").accuracy
+                shown = ""
+                if family == "encoder":
+                    less = only_a_part(home / "part", source, task)
+                    shown = f"{part}: {_told(learn(family, task, less, home / 'less').accuracy)}"
+                print(
+                    f"| {family} | {task} | {found.items} | {_told(found.accuracy)} | "
+                    f"{found.seconds:.0f} | {_told(chance)} | {shown} |",
+                    flush=True,
+                )
+
+
+def _told(score: Score) -> str:
+    return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
