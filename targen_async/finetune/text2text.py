@@ -2,9 +2,10 @@
 
 Raffel et al. 2020 (JMLR 21:140), section 2.4 and appendix D; field names, their order and target
 words are those of `t5.data.preprocessors` (`glue`, `record`, `wsc`) and `t5.data.glue_utils`, which
-put AX-b and AX-g as `rte`. Of WSC it is the `wsc` format with both spans marked and a target of
-True or False: the paper's own (name the noun) can be trained on the true half of the rows only, so
-it cannot be put beside the other families at equal size.
+put AX-b and AX-g as `rte` and take the target words from the label classes of tensorflow_datasets'
+`super_glue` 1.0.2 (of COPA `choice1` and `choice2`). Of WSC it is the `wsc` format with both spans
+marked and a target of True or False: the paper's own (name the noun) can be trained on the true
+half of the rows only, so it cannot be put beside the other families at equal size.
 """
 
 from collections.abc import Callable, Mapping

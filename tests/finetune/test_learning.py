@@ -1,4 +1,4 @@
-"""Learning is real: tiny models from random weights solve grammars, and shuffled labels they do not.
+"""Tiny models from random weights learn grammars, and on shuffled labels they do not.
 
 docs/training.md has the whole table; `python -m tests.finetune.learning` makes it.
 """
