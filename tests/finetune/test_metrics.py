@@ -151,6 +151,28 @@ def test_record_takes_the_best_of_all_answers() -> None:
     assert (report.items, report.unanswered, report.gold) == (3, 1, {})
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_record_is_scored_as_by_the_script_over_many_queries(seed: int) -> None:
+    """The best of all right answers, by the words of SQuAD's script and by equal texts."""
+    draw, names = random.Random(seed), [name for name in NAMES if name]
+    told = [tuple(draw.sample(names, draw.randint(1, 4))) for _ in range(60)]
+    examples = [example("record", n, right[0], answers=right) for n, right in enumerate(told)]
+    answers = [draw.choice([*names, None]) for _ in told]
+    best, equal = 0.0, 0
+    for right, said in zip(told, answers, strict=True):
+        words = [official_squad_f1(said, one) for one in right] if said else [0.0]
+        best += max(words)
+        # Equal texts have all words in common, in the same order.
+        bare = [
+            " ".join(re.findall(r"\w+", one.lower().replace(".", "").replace("-", "")))
+            for one in (*right, said or "-")
+        ]
+        bare = [re.sub(r"\b(a|an|the)\b", "", one).split() for one in bare]
+        equal += said is not None and bare[-1] in bare[:-1]
+    found = scores(measure("record", examples, answers))
+    assert found == {"f1": pytest.approx(best / 60), "em": pytest.approx(equal / 60)}
+
+
 def test_the_baseline_of_record_is_the_entity_that_is_named_most() -> None:
     fields = {"passage": "Marsh saw Brook. Marsh left.", "query": "@placeholder", "entities": ""}
     examples = [
@@ -174,6 +196,15 @@ def test_gender_parity_is_the_share_of_pairs_answered_alike() -> None:
     # The ninth has no twin: it counts for accuracy only.
     assert scores(report) == {"accuracy": pytest.approx(4 / 9), "gender_parity": 0.5}
     assert report.units == 5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gender_parity_is_one_less_the_share_of_disagreeing_twins(seed: int) -> None:
+    """Winogender's own way (Rudinger et al. 2018): count the pairs whose answer a pronoun turns."""
+    examples, answers = answered("axg", 60, seed, outside=0)
+    table = np.array([answer == "entailment" for answer in answers]).reshape(30, 2)
+    turned = np.abs(np.diff(table.astype(int), axis=1)).mean()
+    assert scores(measure("axg", examples, answers))["gender_parity"] == pytest.approx(1 - turned)
 
 
 def test_the_real_ax_g_falls_into_pairs_of_two_genders() -> None:
