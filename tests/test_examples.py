@@ -103,10 +103,12 @@ def test_a_shipped_configuration_is_valid_and_sets_nothing_that_is_not_in_it(con
 def test_a_shipped_configuration_of_training_is_valid(config: Path) -> None:
     loaded = load_train_config(config)
     assert loaded.model.family in ("encoder", "encoder-decoder", "decoder")
-    [command] = [
+    commands = [
         line for line in config.read_text("utf-8").splitlines() if "targen generate" in line
     ]
-    assert all(source.source in command for source in loaded.data.train)
+    for source in loaded.data.train:
+        # What is not generated is official: nobody but the user has it.
+        assert source.source == "superglue" or source.source in " ".join(commands)
 
 
 def test_the_runner_makes_the_rows_of_its_configuration(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from tests.finetune.training import FAMILIES, curve, settings, write_config
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STAGES = range(4)
 STEPS, STOP = 6, 3
+ADAPTED = (2, 3) if find_spec("peft") else ()
 
 
 class Bench:
@@ -80,6 +82,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """After three launches; what they left is what the tests look at."""
     made = Bench(tmp_path_factory.mktemp("sharded"))
     flan = untied_t5(made)
+    crowded = made.raw("encoder", examples=102, accumulation=51)
+    made.add("crowded", crowded, 1)
+    for stage in ADAPTED:
+        made.add(f"adapted-{stage}", adapters(made), stage)
     for stage in STAGES:
         for family in FAMILIES:
             made.add(f"{family}-{stage}", made.raw(family), stage)
@@ -130,6 +136,14 @@ def untied_t5(bench: Bench) -> Path:
     raw = json.loads((folder / "config.json").read_text("utf-8"))
     (folder / "config.json").write_text(json.dumps(raw | {"tie_word_embeddings": False}), "utf-8")
     return folder
+
+
+def adapters(bench: Bench) -> dict[str, Any]:
+    """A decoder that one process has begun, with adapters from there on."""
+    if not bench["begun"].exists():
+        bench.alone("begun", bench.raw("decoder", steps=1))
+    raw = bench.raw("decoder")
+    return raw | {"model": raw["model"] | {"init": str(bench["begun"] / "model")}, "lora": {}}
 
 
 def same_curves(one: Path, two: Path, later: float = 1e-3) -> None:
@@ -214,3 +228,22 @@ def test_a_rank_that_dies_ends_the_other_with_the_reason(bench: Bench) -> None:
     assert bench.code == 1 and bench.outlived < 30
     last = bench.last_words.strip().splitlines()[-1]
     assert last.startswith("rank 1 died without a word"), bench.last_words[-2000:]
+
+
+@pytest.mark.skipif(not ADAPTED, reason="peft is not installed: pip install '.[lora]'")
+def test_adapters_on_two_ranks_come_to_the_weights_of_one_process(bench: Bench) -> None:
+    one = bench.alone("adapted", adapters(bench))
+    wanted = load_file(one / "model" / "model.safetensors")
+    for stage in ADAPTED:
+        same_curves(one, bench[f"adapted-{stage}"])
+        found = load_file(bench[f"adapted-{stage}"] / "model" / "model.safetensors")
+        assert found.keys() == wanted.keys()
+        for name, value in wanted.items():
+            assert (found[name] - value).abs().mean() < 2e-5, (stage, name)
+
+
+def test_too_few_rows_for_the_ranks_are_told_and_no_rank_waits(bench: Bench) -> None:
+    for rank in (0, 1):
+        told = said(bench["crowded"], rank)
+        assert told.startswith("UserError: 96 examples are too few for 102 batches a step (ranks ")
+    assert not (bench["crowded"] / "metrics.jsonl").exists()
