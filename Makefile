@@ -63,7 +63,7 @@ $(VENV)/dev: $(VENV)/core
 	@touch $@
 
 $(VENV)/train: $(VENV)/dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,train]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,train,lora]'
 	@touch $@
 
 $(VENV)/bench: $(VENV)/dev

@@ -74,6 +74,8 @@ def write_card(
     lines += [f"# {config.model.family} trained on {', '.join(prepared.tasks)}", ""]
     if prepared.simulated:
         lines += ["**Rows of a simulated endpoint are among its training data.**", ""]
+    if config.lora:
+        begun += f", with adapters of rank {config.lora.rank} that were added to the weights"
     lines += [f"Begun from {begun}. Trained by targen-async; `{FACTS}` says how it was asked.", ""]
     lines += ["## Data", "", "| use | task | source | rows | SHA-256 of the content | manifest |"]
     lines += ["|---|---|---|---|---|---|"]

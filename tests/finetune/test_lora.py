@@ -59,6 +59,7 @@ def test_adapters_are_learnt_and_handed_out_merged(family: str, rows: Path, tmp_
     assert changed and head <= changed
     assert all(any(part in name for part in touched) for name in changed - head)
     assert all(name.endswith("weight") for name in changed - head)
+    assert "with adapters of rank 4" in (trained.folder / "README.md").read_text("utf-8")
     # In the run with adapters, and of the folder without: the same answers.
     in_run = next(line["evaluation"] for line in told if "evaluation" in line)
     found = {score.name: score.value for score in trained.reports["cb"].scores}
@@ -109,6 +110,19 @@ def test_an_adapted_run_that_was_stopped_goes_on_bit_for_bit(rows: Path, tmp_pat
         train(made, tmp_path / "broken", say=lambda _: None, stopped=lambda: next(calls) == 4)
     train(made, tmp_path / "broken", say=lambda _: None)
     assert curve(tmp_path / "broken") == curve(tmp_path / "whole")
+
+
+def test_adapters_and_gradient_checkpointing_go_together(rows: Path, tmp_path: Path) -> None:
+    """No input of a frozen network needs a gradient, and those of its adapters are not lost."""
+    first = msgspec.convert(settings("encoder", rows, steps=1), TrainConfig)
+    begun = train(first, tmp_path / "begun", say=lambda _: None)
+    for name, more in (("plain", {}), ("saving", {"gradient_checkpointing": True})):
+        raw = adapted("encoder", rows, begun.folder, **more)
+        raw["training"]["steps"] = 3
+        train(msgspec.convert(raw, TrainConfig), tmp_path / name, say=lambda _: None)
+    for one, two in zip(curve(tmp_path / "plain"), curve(tmp_path / "saving"), strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-6)
+        assert one["gradient_norm"] == pytest.approx(two["gradient_norm"], rel=1e-5)
 
 
 def test_what_adapters_cannot_do_is_told(rows: Path, tmp_path: Path) -> None:
