@@ -3,8 +3,8 @@
     python runners/train.py --config runners/configs/encoder-tiny.toml --out runs/cb-encoder
     deepspeed --num_accelerators 2 runners/train.py --config … --out …
 
-The same command goes on with a run that was stopped or killed. SIGTERM and SIGINT save a checkpoint
-first. Exit codes: 0 the model is there, 1 not yet, 2 a mistake in the input.
+The same command goes on with a run that was stopped or killed; SIGTERM and SIGINT save it first.
+Exit codes: 0 the model is there, 1 not yet, 2 a mistake in the input, 130 Ctrl-C.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> int:
 def _complain(error: TargenError) -> int:
     if os.environ.get("RANK", "0") == "0":
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)
-    return 2 if isinstance(error, UserError) else 1
+    return 2 if isinstance(error, UserError) else 130 if signal.SIGINT in _STOPS else 1
 
 
 if __name__ == "__main__":

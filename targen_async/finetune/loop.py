@@ -116,10 +116,7 @@ def _train(
     config: TrainConfig, out: Path, ranks: Ranks, say: Say, stopped: Callable[[], bool]
 ) -> Trained:
     training = config.training
-    with ranks.first():
-        _claim(out, config)
-    if (done := out / "model" / FACTS).is_file() and (done.parent / CARD).is_file():
-        raise UserError(f"{out} holds a trained model: name another folder, or remove it")
+    ranks.of_first(lambda: _claim(out, config))
     start = ranks.of_first(lambda: find_start(out, training, ranks.count, say))
     work = _make_work(config, out, ranks, start, say)
     accumulation = start.progress.batches // ranks.count
@@ -158,6 +155,8 @@ def _claim(out: Path, config: TrainConfig) -> None:
         path.write_bytes(own)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}") from error
+    if all((out / "model" / name).is_file() for name in (FACTS, CARD)):
+        raise UserError(f"{out} holds a trained model: name another folder, or remove it")
 
 
 def _make_work(config: TrainConfig, out: Path, ranks: Ranks, start: Start, say: Say) -> Work:
@@ -263,7 +262,14 @@ def _run(
             feed_of([work.samples[n] for n in batch], work.model, engine.device) for batch in mine
         )
         rate = learning_rate(training, number, work.steps)
-        loss, norm = engine.step(feeds, count, rate)
+        try:
+            loss, norm = engine.step(feeds, count, rate)
+        except torch.OutOfMemoryError as error:
+            raise RunStopped(
+                f"step {number + 1} does not fit into the memory of {engine.device}: raise "
+                "`training.accumulation`, lower `training.tokens`, or set "
+                "`training.gradient_checkpointing`"
+            ) from error
         if loss != loss:
             raise RunStopped(f"the loss of step {number + 1} is not a number: lower the rate")
         progress = replace(progress, step=number + 1)

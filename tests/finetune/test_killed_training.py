@@ -35,6 +35,7 @@ def test_after_sigkill_and_sigterm_the_run_is_bit_for_bit_the_unbroken_one(tmp_p
     assert not (broken / "model").exists()
     told = _signal_at(signal.SIGTERM, 26, config, broken, 1)
     assert "which is saved; the same command goes on" in told
+    _signal_at(signal.SIGINT, 33, config, broken, 130)
     last = run(config, broken)
     assert last.returncode == 0, last.stderr
     assert "going on from step" in last.stdout

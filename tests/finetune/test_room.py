@@ -16,6 +16,7 @@ from targen_async.errors import RunStopped  # noqa: E402
 from targen_async.finetune import loop  # noqa: E402
 from targen_async.finetune.checkpoints import newest_checkpoint  # noqa: E402
 from targen_async.finetune.config import TrainConfig  # noqa: E402
+from targen_async.finetune.engine import PlainEngine  # noqa: E402
 from targen_async.finetune.loop import train  # noqa: E402
 from targen_async.finetune.models import (  # noqa: E402
     build_model,
@@ -98,6 +99,17 @@ def test_a_disk_that_is_full_in_the_writing_is_told(rows: Path, tmp_path: Path) 
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "\n" not in str(told.value)
     assert train(made, tmp_path, say=lambda _: None).steps == 6
+
+
+def test_a_step_that_does_not_fit_into_memory_is_told(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(PlainEngine, "step", step)
+    with pytest.raises(RunStopped, match="step 1 does not fit into the memory of cpu: raise `tra"):
+        train(config(rows, steps=2), tmp_path, say=lambda _: None)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
