@@ -7,11 +7,13 @@ from pathlib import Path
 from secrets import token_hex
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from targen_async.errors import UserError
 from targen_async.export.card import make_card
 from targen_async.export.forms import FORMS, Form, check_form, finish, write_keys, write_split
 from targen_async.export.push import open_hub, push_folder
+from targen_async.export.sieve import Sieved, sieve_rows
 from targen_async.export.source import Source, read_source
 from targen_async.splits import split_rows
 
@@ -34,6 +36,8 @@ class Exported(Struct, frozen=True, kw_only=True):
     """By split."""
     url: str | None
     """The repository, where it was pushed."""
+    sieved: Sieved | None = None
+    """What `min_pvi` left out."""
 
 
 def export_run(
@@ -43,13 +47,16 @@ def export_run(
     out: Path | None = None,
     split: Mapping[str, float] | None = None,
     random_seed: int = 0,
+    min_pvi: float | None = None,
+    analysis: Path | None = None,
     push: str | None = None,
     private: bool = False,
 ) -> Exported:
     """Write the rows of a run's folder in the form `to` into the new or empty folder `out`.
 
-    `out` is `<folder>-<to>` where not given. `split` is name to share. The folder appears whole or
-    not at all. Raises UserError; RunStopped where the hub cannot be reached, and the folder stays.
+    `out` is `<folder>-<to>` where not given. `split` is name to share. `min_pvi`: bits, by the
+    folder `analysis` that `targen analyze` wrote. The folder appears whole or not at all. Raises
+    UserError; RunStopped where the hub cannot be reached, and the folder stays.
     """
     if to not in FORMS:
         raise UserError(f"there is no form {to!r} (known: {', '.join(FORMS)})")
@@ -61,6 +68,9 @@ def export_run(
     out = (out or folder.parent / f"{folder.name}-{to}").resolve()
     _check_free(out)
     source = read_source(folder)
+    if min_pvi is not None and analysis is not None:
+        rows, sieved = sieve_rows(source.rows, analysis, min_pvi)
+        source = replace(source, rows=rows, sieved=sieved)
     if split is None:
         only_test = source.layout is not None and source.layout.only_test
         parts = {DIAGNOSTIC if only_test else WHOLE: list(range(len(source.rows)))}
@@ -75,6 +85,7 @@ def export_run(
         files=tuple(sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())),
         rows={name: len(numbers) for name, numbers in parts.items()},
         url=url,
+        sieved=source.sieved,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from targen_async.export.columns import card_features, columns_of
 from targen_async.export.forms import KEYS, Form, Written, csv_columns
+from targen_async.export.sieve import told
 from targen_async.export.source import RunFacts, Source
 from targen_async.records import Instance
 
@@ -130,6 +131,8 @@ def _contents(form: Form, source: Source, splits: Splits) -> str:
         lines.append(
             "Rows of one seed, and rows that share a seed's text or a passage, are in one split."
         )
+    if source.sieved is not None:
+        lines.append(f"Left out by `targen analyze`: {told(source.sieved)}.")
     if source.facts.state != "complete":
         lines.append(
             f"The run was not complete (state: {safe(source.facts.state)}; "

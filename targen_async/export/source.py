@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct, field
 
 from targen_async.errors import UserError
+from targen_async.export.sieve import Sieved
 from targen_async.layouts import LAYOUTS, Layout
 from targen_async.records import Instance
 from targen_async.shards import read_shards
@@ -68,6 +69,8 @@ class Source(Struct, frozen=True, kw_only=True):
     """In the task's order; empty where the label is a text of the row's own."""
     layout: Layout | None
     """How SuperGLUE lays the task out; None for a task of the user's own."""
+    sieved: Sieved | None = None
+    """What was left out of `rows` by an analysis."""
 
 
 def read_source(folder: Path) -> Source:
