@@ -253,14 +253,26 @@ def from_official(task: str, value: Mapping[str, Any]) -> list[Row]:
             return _from_multirc(value)
         if task == "record":
             return _from_record(value)
-        fields = {name: str(value[name]) for name in layout.fields if task != "wsc"}
+        fields = {name: _text(value, name) for name in layout.fields if task != "wsc"}
         if task == "wsc":
             fields = _from_wsc(value)
         if task == "axb" and (found := [str(value[tag]) for tag in _TAGS if value.get(tag)]):
             fields["phenomenon"] = ";".join(found)
         return [(fields, _our_label(layout, value))]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"this is no object of {layout.folder}: {error!r}") from error
+    except KeyError as error:
+        raise UserError(
+            f"this is no object of {layout.folder}: it has no {error.args[0]!r}"
+        ) from error
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"this is no object of {layout.folder}: {error}") from error
+
+
+def _text(value: Mapping[str, Any], name: str) -> str:
+    """TypeError for what is no text: a number would pass for one."""
+    text = value[name]
+    if not isinstance(text, str):
+        raise TypeError(f"{name!r} is no text")
+    return text
 
 
 def _our_label(layout: Layout, value: Mapping[str, Any]) -> str | None:
@@ -274,7 +286,7 @@ def _our_label(layout: Layout, value: Mapping[str, Any]) -> str | None:
 
 def _from_wsc(value: Mapping[str, Any]) -> dict[str, str]:
     """The spans as they stand in the text: the official ones differ in capitals or line ends."""
-    text, found = str(value["text"]), official_spans("wsc", value)
+    text, found = _text(value, "text"), official_spans("wsc", value)
     fields = {"text": text}
     for name in ("span1", "span2"):
         start, end = found.get(name, (0, 0))
@@ -326,9 +338,9 @@ def _from_multirc(value: Mapping[str, Any]) -> list[Row]:
     return [
         (
             {
-                "paragraph": str(passage["text"]),
-                "question": str(question["question"]),
-                "answer": str(answer["text"]),
+                "paragraph": _text(passage, "text"),
+                "question": _text(question, "question"),
+                "answer": _text(answer, "text"),
             },
             _our_label(layout, answer),
         )
@@ -339,13 +351,13 @@ def _from_multirc(value: Mapping[str, Any]) -> list[Row]:
 
 def _from_record(value: Mapping[str, Any]) -> list[Row]:
     """Of several right answers, which are other names of the same, the first is the label."""
-    text = str(value["passage"]["text"])
+    text = _text(value["passage"], "text")
     spans = sorted((int(e["start"]), int(e["end"])) for e in value["passage"]["entities"])
     entities = "\n".join(dict.fromkeys(text[start : end + 1] for start, end in spans))
     rows: list[Row] = []
     for query in value["qas"]:
         answers = query.get("answers") or []
         label = str(answers[0]["text"]) if answers else None
-        fields = {"passage": text, "entities": entities, "query": str(query["query"])}
+        fields = {"passage": text, "entities": entities, "query": _text(query, "query")}
         rows.append((fields, label))
     return rows

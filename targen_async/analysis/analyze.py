@@ -317,6 +317,12 @@ def read_analysis(path: Path) -> Analysis:
         raise UserError(f"{path} is no analysis of version {VERSION}: {error}") from error
 
 
+def analysis_schema() -> bytes:
+    """The JSON Schema (2020-12) of analysis.json, as it stands in docs/analysis.schema.json."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return msgspec.json.format(msgspec.json.encode(schema | msgspec.json.schema(Analysis))) + b"\n"
+
+
 def rounded(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, float):
         return round(value, _DIGITS)

@@ -112,7 +112,7 @@ def _json_lines(path: Path, columns: Columns | None) -> Rows:
     for number, entry in _objects(path):
         try:
             rows += rows_of(form, entry, f"{path.name}:{number}")
-        except ValueError as error:
+        except UserError as error:
             raise UserError(f"{path}:{number}: {error}") from error
     return Rows(rows, name=str(path), task=form, open_labels=form == OPEN)
 

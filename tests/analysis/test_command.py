@@ -10,7 +10,13 @@ import msgspec
 import pytest
 
 from targen_async import cli
-from targen_async.analysis.analyze import Analysis, RowNote, analyze, read_analysis
+from targen_async.analysis.analyze import (
+    Analysis,
+    RowNote,
+    analysis_schema,
+    analyze,
+    read_analysis,
+)
 from targen_async.analysis.rows import Rows
 from targen_async.errors import UserError
 from tests.analysis.sets import learnable, prose, rows_of, write_lines
@@ -160,6 +166,25 @@ def test_every_field_is_explained() -> None:
     names = fields_of(Analysis, set()) | fields_of(RowNote, set())
     assert len(names) > 80
     assert names - told == set()
+
+
+SCHEMA = Path(__file__).parents[2] / "docs" / "analysis.schema.json"
+
+
+def test_the_schema_is_that_of_the_structs_and_a_file_keeps_it(tmp_path: Path) -> None:
+    """Where this fails: `python -c "from targen_async.analysis.analyze import analysis_schema;
+    print(analysis_schema().decode(), end='')" > docs/analysis.schema.json`."""
+    assert SCHEMA.read_bytes() == analysis_schema()
+    validator = pytest.importorskip("jsonschema").Draft202012Validator(
+        json.loads(analysis_schema())
+    )
+    data = written(tmp_path / "d.jsonl", learnable(60)[0])
+    few = written(tmp_path / "few.jsonl", rows_of(["a b c d e f", "g"], ["yes", "no"]))
+    analysed(data, "--against", few, "--evaluation", few, "--out", tmp_path / "o")
+    told = json.loads((tmp_path / "o" / "analysis.json").read_bytes())
+    validator.validate(told)
+    told["data"]["difficulty"]["v_information"]["value"] = "much"
+    assert not validator.is_valid(told)
 
 
 def test_a_file_that_is_no_analysis(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ OFFICIAL: dict[str, tuple[dict[str, Any], list[tuple[dict[str, str], str]]]] = {
     ),
     "axb": (
         {"sentence1": "A.", "sentence2": "B.", "idx": 1, "label": "not_entailment", "logic": "x"},
-        [({"sentence1": "A.", "sentence2": "B."}, "not_entailment")],
+        [({"sentence1": "A.", "sentence2": "B.", "phenomenon": "x"}, "not_entailment")],
     ),
     "multirc": (
         {
@@ -134,8 +134,14 @@ BAD: dict[str, tuple[bytes, str]] = {
         GOOD + b'{"premise": "P.", "label": "entailment"}\n',
         "d.jsonl:2: it has no 'hypothesis'",
     ),
-    "a number for a text": (GOOD.replace(b'"H."', b"7"), "d.jsonl:1: 'hypothesis' is no text"),
-    "a number for a label": (GOOD.replace(b'"entailment"', b"0"), "d.jsonl:1: the label is 0"),
+    "a number for a text": (
+        GOOD.replace(b'"H."', b"7"),
+        "d.jsonl:1: this is no object of RTE: 'hypothesis' is no text",
+    ),
+    "a number for a label": (
+        GOOD.replace(b'"entailment"', b"0"),
+        "d.jsonl:1: 0 is no label of RTE",
+    ),
     "not known": (b'{"x": "a", "y": 1}\n', "--text and --label (columns: x, y)"),
 }
 
