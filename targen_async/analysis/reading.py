@@ -207,11 +207,28 @@ def _parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         file = parquet.ParquetFile(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as Parquet: {error}") from error
+    names = _class_names(file.schema_arrow.metadata or {})
     number = 0
     for batch in file.iter_batches(batch_size=1024):
         for row in batch.to_pylist():
             number += 1
+            for column in names.keys() & row.keys():
+                value = row[column]
+                row[column] = names[column][value] if value is not None and value >= 0 else None
             yield number, row
+
+
+def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
+    """The labels of each ClassLabel that `datasets` noted in a Parquet file; -1 is no label."""
+    try:
+        features = orjson.loads(metadata[b"huggingface"])["info"]["features"]
+        return {
+            name: feature["names"]
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (KeyError, TypeError, ValueError):
+        return {}
 
 
 def _saved(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -1,8 +1,13 @@
 """Rows that stand in another file are found, by what they share."""
 
+from pathlib import Path
+
 from targen_async.analysis.overlap import measure_overlap
+from targen_async.analysis.reading import read_rows
 from targen_async.analysis.rows import Row, Rows
-from tests.analysis.sets import prose, rows_of
+from targen_async.export import export_run
+from tests.analysis.sets import prose, rows_of, write_lines
+from tests.export.runs import disk_row, make_run
 
 
 def test_leaked_rows_are_found_and_others_are_not() -> None:
@@ -48,3 +53,26 @@ def test_twelve_words_in_a_row_are_not_enough() -> None:
     for count, rows in ((12, 0), (13, 1)):
         text = f"{next(ends)} {' '.join(words[:count])}"
         assert measure_overlap(rows_of([text]), theirs)[0].rows == rows
+
+
+def test_train_and_validation_exports_share_nothing_unless_they_were_split_row_by_row(
+    tmp_path: Path,
+) -> None:
+    questions = iter(prose(60, 6, seed=3))
+    rows = [
+        (f"boolq/{n:06d}/{k}", {"passage": text, "question": next(questions)}, ("true", "false")[k])
+        for n, text in enumerate(prose(20, 40, seed=4))
+        for k in (0, 1)
+    ]
+    run = make_run(tmp_path / "run", [disk_row(row) for row in rows])
+    shares = {"train": 0.5, "validation": 0.5}
+    export_run(run, to="jsonl", out=tmp_path / "out", split=shares)
+    train, validation = (
+        read_rows(tmp_path / "out" / "BoolQ" / f"{name}.jsonl") for name in ("train", "val")
+    )
+    assert measure_overlap(train, validation)[0].rows == 0
+    # Dealt out one by one, questions to one passage come to lie on both sides.
+    lines = [dict(row.fields, label=row.label == "true", idx=0) for row in read_rows(run).rows]
+    halves = (read_rows(write_lines(tmp_path / f"{half}.jsonl", lines[half::2])) for half in (0, 1))
+    found, _ = measure_overlap(*halves)
+    assert found.by_kind["same_text"] > 0 and found.share.value > 0.3

@@ -8,6 +8,7 @@ import pytest
 
 from targen_async.analysis.reading import Columns, read_rows
 from targen_async.errors import UserError
+from targen_async.export import Form, export_run
 from tests.analysis.sets import write_lines
 from tests.export.runs import ROWS, make_task_run
 
@@ -120,7 +121,34 @@ def test_parquet_and_a_saved_data_set(tmp_path: Path) -> None:
     table.to_parquet(str(tmp_path / "d.parquet"))
     columns = Columns(texts=("t",), label="y")
     assert [row.label for row in read_rows(tmp_path / "saved", columns).rows] == ["yes", None]
-    assert [row.label for row in read_rows(tmp_path / "d.parquet", columns).rows] == ["1", "-1"]
+    assert [row.label for row in read_rows(tmp_path / "d.parquet", columns).rows] == ["yes", None]
+
+
+def test_parquet_of_others_has_labels_as_they_stand(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pytest.importorskip("pyarrow").table({"t": ["a b", "c d"], "y": [1, None]})
+    parquet.write_table(table, tmp_path / "d.parquet")
+    columns = Columns(texts=("t",), label="y")
+    assert [row.label for row in read_rows(tmp_path / "d.parquet", columns).rows] == ["1", None]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "datasets"])
+@pytest.mark.parametrize("task", ["rte", "copa", "boolq"])
+def test_an_export_is_read_as_the_run_it_was_made_of(tmp_path: Path, form: Form, task: str) -> None:
+    if form != "jsonl":
+        pytest.importorskip("datasets")
+    run = make_task_run(tmp_path / "run", task, times=3)
+    made = export_run(run, to=form, out=tmp_path / "out")
+    files = {"jsonl": "**/*.jsonl", "parquet": "**/*.parquet", "datasets": "**/state.json"}
+    paths = [p for p in (tmp_path / "out").glob(files[form]) if p.name != "keys.jsonl"]
+    assert len(paths) == 1, made.files
+    wanted = read_rows(run)
+    columns = None if form == "jsonl" else Columns(texts=wanted.fields, label="label")
+    found = read_rows(paths[0].parent if form == "datasets" else paths[0], columns)
+    if form == "jsonl":
+        assert [row.label for row in found.rows] == [row.label for row in wanted.rows]
+    assert len(set(found.labels)) == len(set(wanted.labels))
+    assert [dict(row.fields) for row in found.rows] == [dict(row.fields) for row in wanted.rows]
 
 
 GOOD = json.dumps(OFFICIAL["rte"][0]).encode() + b"\n"
