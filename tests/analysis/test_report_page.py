@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,9 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for place, row in enumerate(rows.rows[100:160])
     ]
     mixed = Rows([*rows.rows[:100], *odd, *rows.rows[160:]], name=rows.name)
-    return made(tmp_path_factory.mktemp("faulty"), mixed, evaluation)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "umap", None)  # As conftest does for each test.
+        return made(tmp_path_factory.mktemp("faulty"), mixed, evaluation)
 
 
 def test_the_first_screen_shows_each_planted_fault(browser: Any, faulty: Path) -> None:
@@ -209,6 +212,47 @@ def test_it_fits_and_follows_the_scheme(
     folder = Path(SHOTS) if SHOTS else tmp_path
     (folder / f"report-{size[0]}-{scheme}.png").write_bytes(shot)
     report.is_quiet(faulty)
+
+
+A_DOT = """canvas => {
+  const { width, height } = canvas, scale = width / canvas.clientWidth;
+  const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+  for (let y = Math.round(60 * scale); y < height - 60 * scale; y++)
+    for (let x = Math.round(60 * scale); x < width - 20; x++) {
+      const at = (y * width + x) * 4, part = data.slice(at, at + 3);
+      if (data[at + 3] > 90 && Math.max(...part) - Math.min(...part) > 60)
+        return [x / scale, y / scale + 2];
+    }
+}"""
+"""Where the first coloured spot of a chart is, below its legend."""
+
+
+def test_maps_show_the_text_of_a_row_and_one_set_alone(browser: Any, tmp_path: Path) -> None:
+    rows, _ = learnable(80)
+    theirs, _ = learnable(60, seed=3)
+    other = Rows([structs.replace(row, key=f"o{row.key}") for row in theirs.rows])
+    analysis, notes = analyze(rows, against=other)
+    trained = [
+        structs.replace(
+            note, confidence=place / 80, variability=place % 9 / 20, correctness=place % 5 / 4
+        )
+        for place, note in enumerate(notes)
+    ]
+    write_report(analysis, trained, rows, other, tmp_path, None)
+    path = tmp_path / "report.html"
+    report = opened(browser, path)
+    texts = {row.key: row.text for row in (*rows.rows, *other.rows)}
+    for name in ("Cartography", "Rows that are near each other"):
+        figure = report.page.locator("figure", has_text=name).last
+        figure.locator("canvas").scroll_into_view_if_needed()
+        right, down = figure.locator("canvas").evaluate(A_DOT)
+        figure.locator("canvas").hover(position={"x": right, "y": down})
+        report.page.wait_for_selector("#vg-tooltip-element.visible")
+        figure.locator("canvas").click(position={"x": right, "y": down})
+        key = figure.locator(".told b").inner_text()
+        assert texts[key][:40] in figure.locator(".told").inner_text()
+        assert texts[key][:40] in report.page.inner_text("#vg-tooltip-element")
+    report.is_quiet(path)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ function overlaid(c, names, bins, title) {
         data: { values: bins },
         mark: { type: "bar", opacity: 0.55, binSpacing: 0 },
         encoding: {
-          x: { field: "from", type: "quantitative", bin: { binned: true, step: 0.25 }, title, axis: { grid: false } },
+          x: { field: "from", type: "quantitative", bin: { binned: true, step: 0.25 }, title, axis: { grid: false, format: ".2~f" } },
           x2: { field: "to" },
           y: { field: "share", type: "quantitative", stack: null, title: "share of rows", axis: { format: ".0%", tickCount: 4 } },
           color: { field: "set", type: "nominal", scale: sets(names, c) },
