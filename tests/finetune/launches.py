@@ -12,7 +12,8 @@ from tests.finetune.training import ROOT, environment
 
 
 class Job:
-    """A run of a launch: a configuration, its folder, and the step to stop at, if any."""
+    """A run of a launch: a configuration, its folder, and the step to stop at, if any; at a
+    negative one it waits to be killed, so that a busy machine does not end it before."""
 
     def __init__(self, config: Path, out: Path, stop: int | None = None) -> None:
         self.config, self.out, self.stop = config, out, stop

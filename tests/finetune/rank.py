@@ -2,13 +2,16 @@
 
     RANK=0 WORLD_SIZE=2 … python -m tests.finetune.rank JOBS.json
 
-The jobs are [configuration, folder, step to stop at]. What a rank said of a run, and why it failed,
-stands in the run's folder as said-RANK.txt; then the next one begins.
+The jobs are [configuration, folder, step to stop at]; at a negative one it waits to be killed.
+What it said of a run, and why that failed, stands in the run's folder as said-RANK.txt; then the
+next one begins.
 """
 
 import json
 import os
 import sys
+import time
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -23,18 +26,29 @@ def main(jobs: Path) -> None:
     torch.set_num_threads(1)
     for config, out, stop in json.loads(jobs.read_text("utf-8")):
         said: list[str] = []
-        steps = count(1)
         try:
             train(
                 load_train_config(Path(config)),
                 Path(out),
                 say=said.append,
-                stopped=lambda steps=steps, stop=stop: next(steps) == stop,
+                stopped=stopper(stop),
             )
         except TargenError as error:
             said.append(f"{type(error).__name__}: {error}")
         name = f"said-{os.environ.get('RANK', '0')}.txt"
         Path(out, name).write_text("\n".join(said), "utf-8")
+
+
+def stopper(stop: int | None) -> Callable[[], bool]:
+    steps = count(1)
+
+    def stopped() -> bool:
+        step = next(steps)
+        if stop == -step:
+            time.sleep(3600)
+        return step == stop
+
+    return stopped
 
 
 if __name__ == "__main__":

@@ -22,10 +22,11 @@ import sys, time
 from targen_async.finetune import lifeline
 from tests.finetune.test_lifeline import FolderStore
 
-lifeline._SAME, lifeline.SILENCE = 0.5, 2.0
 folder, rank, count, act = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+lifeline._SAME = 0.5
+if act == "listen":  # And believe in no silence of two seconds.
+    lifeline.Lifeline.__init__.__defaults__ = (2.0,)
 line = lifeline.open_lifeline(FolderStore(folder), rank, count)
-line._silence = lifeline.SILENCE
 print("joined", flush=True)
 if act == "fail":
     line.close("cb.jsonl:7: there is no such label", 2)
@@ -106,7 +107,7 @@ def test_where_rank_0_is_killed_each_of_the_others_says_it(tmp_path: Path) -> No
 
 
 def test_a_frozen_rank_is_given_up(tmp_path: Path) -> None:
-    ranks = start(tmp_path, ["wait", "wait"])
+    ranks = start(tmp_path, ["listen", "wait"])
     ranks[1].send_signal(signal.SIGSTOP)
     code, reason = ends(ranks[:1])[0]
     ranks[1].kill()

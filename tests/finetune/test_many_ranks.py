@@ -71,11 +71,12 @@ def losses(out: Path) -> list[float]:
 def test_killed_ranks_of_every_stage_go_on_where_they_were(family: str, runs: Runs) -> None:
     more: dict[str, Any] = {"dropout": 0.1, "steps": 16, "save_every": 5}
     whole = [runs.job(f"whole-{stage}", family, stage, **more) for stage in range(4)]
-    broken = [runs.job(f"broken-{stage}", family, stage, **more) for stage in range(4)]
+    broken = [runs.job(f"broken-{stage}", family, stage, -12, **more) for stage in range(4)]
     for job in broken:
         ranks = start_jobs([job], 2, runs.folder / "jobs.json")
         wait_for_steps(job.out, 12, ranks)
         kill(ranks)
+        job.stop = None
     ended(start_jobs([*whole, *broken], 2, runs.folder / "jobs.json"))
     for one, two in zip(whole, broken, strict=True):
         assert "going on from step 10 of 16" in said(two.out)
