@@ -1,5 +1,6 @@
 """`targen analyze`, from files to analysis.json and a summary."""
 
+import argparse
 import json
 import re
 import sys
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 
 from targen_async import cli
+from targen_async.analysis import command
 from targen_async.analysis.analyze import (
     Analysis,
     RowNote,
@@ -216,3 +218,37 @@ def test_no_control_letter_reaches_the_terminal(
     told = capsys.readouterr().out
     assert "alone tells the label" in told
     assert "\x1b" not in told
+
+
+def test_an_interrupted_analysis_says_that_it_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("targen_async.analysis.analyze.analyze", interrupted)
+    data = written(tmp_path / "d.jsonl", rows_of(["a", "c"], ["b", "b"]))
+    arguments = ["analyze", str(data), "--text", "t", "--out", str(tmp_path / "o")]
+    assert cli.main(arguments) == 130
+    assert capsys.readouterr().err == "interrupted; the same command begins anew\n"
+    assert not (tmp_path / "o").exists()
+
+
+def test_labels_by_the_simulator_s_gold_are_told_as_a_share(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_task_run(tmp_path / "run", "rte", 5)
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+
+    def told(known: str) -> str:
+        command.run(
+            parser.parse_args([str(run), "--out", str(tmp_path / "out")]),
+            gold=lambda _, fields: "entailment" if known in fields["premise"] else None,
+            open_trainer=lambda _: pytest.fail("nobody asked for a model"),
+        )
+        return capsys.readouterr().out
+
+    # Five rows of ten say so, and the other five are not_entailment.
+    assert "by the simulator's gold 50.0% (20.0% to 80.0%) of all labels are right" in told("")
+    assert "gold 100.0% (100.0% to 100.0%) of the 5 labels it knows are right" in told("Ada")
