@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from targen_async.analysis.diversity import measure_diversity
-from targen_async.analysis.estimate import Estimate, bootstrap_mean, difference, half_sampling
+from targen_async.analysis.estimate import (
+    Estimate,
+    bootstrap_mean,
+    bootstrap_share,
+    bounded,
+    difference,
+    half_sampling,
+)
 from tests.analysis.sets import prose, rows_of
 
 
@@ -58,3 +65,20 @@ def test_a_difference_covers_nothing_where_nothing_differs() -> None:
     same, apart = difference(a, a), difference(b, a)
     assert same.value == 0 and same.low is not None and same.low < 0 < (same.high or 0)
     assert apart.low is not None and apart.low > 0
+
+
+def test_a_share_has_the_interval_of_the_bootstrap_over_its_rows() -> None:
+    values = np.arange(900) < 180
+    slow, fast = bootstrap_mean(values, 0), bootstrap_share(180, 900, 1, of=1000)
+    assert (slow.value, fast.value, fast.rows) == (0.2, 200, 900)
+    assert slow.low is not None and fast.low is not None
+    assert slow.high is not None and fast.high is not None
+    assert fast.low == pytest.approx(1000 * slow.low, abs=8)
+    assert fast.high == pytest.approx(1000 * slow.high, abs=8)
+    assert bootstrap_share(1, 1, 0).low is None
+
+
+def test_an_interval_does_not_leave_what_a_measure_can_be() -> None:
+    wide = Estimate(value=0.1, low=-0.3, high=1.2, rows=9)
+    assert bounded(wide, 0, 1) == Estimate(value=0.1, low=0, high=1, rows=9)
+    assert bounded(Estimate(value=0.5, rows=1), 0, 1).low is None
