@@ -152,7 +152,8 @@ def _add_after(commands: Any, arguments: Sequence[str]) -> None:  # noqa: ANN401
     analyze = commands.add_parser(
         "analyze",
         help="measure what a data set is worth before anyone trains on it",
-        description="Measure difficulty, label quality, diversity, bias and overlap of a data set.",
+        description="Measure difficulty, label quality, diversity, bias and overlap of a data set, "
+        "and write one page about it: report.html.",
     )
     if "analyze" in arguments:
         from targen_async.analysis.command import add_arguments as add_analysis_arguments

@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a file that no row may overlap with; can be repeated",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for report.html and its data"
+    )
     parser.add_argument("--text", metavar="A,B,…", help="the columns with texts, in order")
     parser.add_argument("--label", metavar="COLUMN", help="the column with the label")
     parser.add_argument("--key", metavar="COLUMN", help="the column that names a row")

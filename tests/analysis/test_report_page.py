@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from targen_async import cli
 from targen_async.analysis.analyze import analyze
 from targen_async.analysis.report.page import write_report
 from targen_async.analysis.rows import Rows
 from tests.analysis.sets import HOSTILE, hostile, learnable, planted, prose, rows_of
+from tests.running import command
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 playwright = pytest.importorskip(
@@ -212,6 +215,27 @@ def test_it_fits_and_follows_the_scheme(
     folder = Path(SHOTS) if SHOTS else tmp_path
     (folder / f"report-{size[0]}-{scheme}.png").write_bytes(shot)
     report.is_quiet(faulty)
+
+
+def test_a_run_tells_its_cost_and_its_corrections(browser: Any, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    noise = "data.simulator.label_noise=0.3"
+    made_by = ["generate", "copa", "-n", "40", "--simulate", "--quiet", "--set", noise]
+    # In a process of its own: the browser's driver has the event loop of this one.
+    subprocess.run(command(*made_by, "--out", run), check=True)
+    assert cli.main(["analyze", str(run), "--out", str(out)]) == 0
+    report = opened(browser, out / "report.html", PHONE)
+    page = report.page
+    assert "SIMULATED rows, not from a language model" in page.inner_text("#head")
+    told = page.inner_text("#run")
+    assert "40 of 40" in told
+    assert "simulated: nothing was paid" in told
+    assert "calls refused" in told
+    assert "What self-correction did" in page.inner_text("#labels")
+    page.locator("#rows [data-filter=relabelled]").click()
+    assert 2 < report.rows() < 30
+    assert "choice1 \u2192 choice2" in page.inner_text("#rows tbody")
+    report.is_quiet(out / "report.html")
 
 
 A_DOT = """canvas => {

@@ -158,7 +158,7 @@ function matrix(c, cells, { from, to, format }) {
   });
 }
 
-// One point a row, coloured by its set; flagged ones have a ring.
+// One point a row, coloured by its set; a click on a name of the legend leaves that set alone.
 function map(c, names, points) {
   const hidden = { axis: null, scale: { zero: false, nice: false, padding: 8 } };
   return spec(c, {
