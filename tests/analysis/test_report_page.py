@@ -251,6 +251,15 @@ A_DOT = """canvas => {
 """Where the first coloured spot of a chart is, below its legend."""
 
 
+def test_charts_change_with_the_scheme(browser: Any, faulty: Path) -> None:
+    report = opened(browser, faulty)
+    ink = "() => document.querySelector('.chart svg text').getAttribute('fill')"
+    before = report.page.evaluate(ink)
+    report.page.emulate_media(color_scheme="dark")
+    report.page.wait_for_function(f"({ink})() !== '{before}'", timeout=20_000)
+    report.is_quiet(faulty)
+
+
 def test_maps_show_the_text_of_a_row_and_one_set_alone(browser: Any, tmp_path: Path) -> None:
     rows, _ = learnable(80)
     theirs, _ = learnable(60, seed=3)

@@ -19,7 +19,7 @@ function el(tag, props, ...children) {
 const count = (number) => number.toLocaleString("en");
 const plural = (number, word) => `${count(number)} ${word}${number === 1 ? "" : "s"}`;
 const percent = (share) => `${(share * 100).toFixed(1)}%`;
-const signed = (number, digits) => number.toFixed(digits).replace(/^-0\.0+$/, "0").replace("-", "\u2212");
+const signed = (number, digits) => number.toFixed(digits).replace(/^-(0\.0+)$/, "$1").replace("-", "\u2212");
 const measured = (part) => part && part.type !== "unfit";
 // Some numbers are estimates with an interval, some are plain.
 const estimate = (value) => (typeof value === "number" ? { value, low: null, high: null } : value);
