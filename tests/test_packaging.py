@@ -25,7 +25,12 @@ MOST_DEPENDENCIES = 10
 NOT_IN_THE_CORE = {"datasets", "openai", "pandas", "scipy", "torch", "transformers"}
 PART_OF = {"yarl": "aiohttp"}
 """Imported though not declared: aiohttp's own type of an address."""
-SHIPPED_WITHOUT_PYTHON = {"targen_async/py.typed", "targen_async/_prompts/copa/task.toml"}
+SHIPPED_WITHOUT_PYTHON = {
+    "targen_async/py.typed",
+    "targen_async/_prompts/copa/task.toml",
+    "targen_async/analysis/report/page.html",
+    "targen_async/analysis/report/vega.js.gz",
+}
 
 
 def names_of(requirements: list[str]) -> set[str]:

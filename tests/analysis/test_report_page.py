@@ -130,6 +130,10 @@ def test_filters_search_and_labels_narrow_the_table(browser: Any, faulty: Path) 
     page.locator("#rows input").fill("")
     page.locator("#rows select").select_option("choice2")
     assert 100 < report.rows() < 300
+    texts = page.locator("#rows .texts").first
+    texts.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#rows tr.open").count() == 1
     report.is_quiet(faulty)
 
 

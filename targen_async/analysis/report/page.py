@@ -16,13 +16,13 @@ from targen_async.analysis.analyze import Analysis, RowNote, rounded
 from targen_async.analysis.report.sample import fitting, page_rows, shortened, write_rows
 from targen_async.analysis.report.source import read_source
 from targen_async.analysis.report.verdicts import areas_of, checks_of
-from targen_async.analysis.report.visible import all_visible, in_script
+from targen_async.analysis.report.visible import all_visible, in_script, visible
 from targen_async.analysis.rows import Rows
 from targen_async.errors import UserError
 
 REPORT, ROWS = "report.html", "rows.parquet"
 _POLICY = (
-    "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data:; "
+    "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'"
 )
 """Nothing is fetched from anywhere; no script runs but those whose hashes are named. Styles are
@@ -83,7 +83,7 @@ def page_of(
         .decode()
         .format(
             policy=html.escape(_POLICY.format(scripts=" ".join(map(_hash, scripts.values())))),
-            title=html.escape(told["title"]),
+            title=html.escape(visible(told["title"])),
             style=_asset("page.css").decode(),
             data=in_script(data),
             licence=_asset("vega.LICENSE").decode().strip(),

@@ -41,11 +41,12 @@ function rowOf(row, before) {
   const label = row.before !== undefined ? `${row.before ?? "–"} → ${row.label ?? "–"}` : row.label ?? "–";
   const texts = row.texts.map((text, at) => el("p", { dir: "auto" },
     own.fields.length > 1 ? el("span", { class: "field" }, told.fields[at]) : null, ...marked(text)));
+  const open = () => line.classList.toggle("open");
   const line = el("tr", { class: fresh ? "first-of-cluster" : null },
     el("td", { class: "key" }, el("bdi", null, row.key), el("div", null, (row.flags || []).map((flag) => el("span", { class: "tag" }, TAGS[flag])))),
     el("td", { class: "label" }, el("bdi", null, label), row.likely !== undefined ? el("div", { class: "muted" }, "likely ", el("bdi", null, row.likely)) : null),
     el("td", { class: "pvi" }, row.pvi === undefined ? "" : signed(row.pvi, 2)),
-    el("td", null, el("div", { class: "texts", onclick: () => line.classList.toggle("open") }, texts),
+    el("td", null, el("div", { class: "texts", tabindex: "0", onclick: open, onkeydown: (event) => event.key === "Enter" && open() }, texts),
       row.overlap ? el("div", { class: "muted" }, "stands also in ", el("bdi", null, row.overlap)) : null));
   return line;
 }
