@@ -160,6 +160,10 @@ def _add_after(commands: Any, arguments: Sequence[str]) -> None:  # noqa: ANN401
 
         add_analysis_arguments(analyze)
     analyze.set_defaults(run=_analyze)
+    _add_training(commands, arguments)
+
+
+def _add_training(commands: Any, arguments: Sequence[str]) -> None:  # noqa: ANN401
     evaluate = commands.add_parser(
         "evaluate",
         help="measure a fine-tuned model with SuperGLUE's metrics",
@@ -170,6 +174,17 @@ def _add_after(commands: Any, arguments: Sequence[str]) -> None:  # noqa: ANN401
 
         add_evaluate_arguments(evaluate)
     evaluate.set_defaults(run=_evaluate)
+    planned = commands.add_parser(
+        "plan-training",
+        help="tell what a training run needs, and whether it fits",
+        description="Tell what a training run needs: parameters, memory of a GPU and of a host, "
+        "disk, steps, expected speed. Exit code 2 where it does not fit.",
+    )
+    if "plan-training" in arguments:
+        from targen_async.finetune.plan_command import add_arguments as add_plan_arguments
+
+        add_plan_arguments(planned)
+    planned.set_defaults(run=_plan_training)
 
 
 _AGAIN = {
@@ -284,6 +299,12 @@ def _simulate(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from targen_async.finetune.command import run
+
+    return run(options)
+
+
+def _plan_training(options: argparse.Namespace) -> int:
+    from targen_async.finetune.plan_command import run
 
     return run(options)
 

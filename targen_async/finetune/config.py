@@ -112,12 +112,22 @@ class Lora(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     where empty."""
 
 
+class Hardware(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the run is meant for: `targen plan-training` counts with it. The run itself looks at
+    what is there."""
+
+    gpus: Annotated[int, Meta(ge=1, le=100_000)] = 1
+    gpu_memory: Positive = 80.0
+    """GiB of each."""
+
+
 class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     model: ModelChoice
     data: DataChoice
     training: Training = field(default_factory=Training)
     lora: Lora | None = None
     """All weights are trained where unset."""
+    hardware: Hardware = field(default_factory=Hardware)
 
 
 def load_train_config(path: Path) -> TrainConfig:

@@ -20,7 +20,8 @@ from transformers.utils import cached_file
 from targen_async.errors import RunStopped, UserError
 from targen_async.finetune.config import ModelChoice
 from targen_async.finetune.forms import Family
-from targen_async.finetune.sizes import size_of
+from targen_async.finetune.shapes import own_positions
+from targen_async.finetune.sizes import round_vocabulary, size_of
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -32,6 +33,14 @@ PACKED = ("gpt2", "gpt_neox", "llama", "qwen2")
 so that several examples fit into a row: tested one by one."""
 _READ, _WRITTEN = ("shared.weight",), ("lm_head.weight", "embed_out.weight")
 """Names in files of the embeddings that a loader which ties weights may lose."""
+_DROPOUTS: Mapping[str, tuple[str, ...]] = {
+    "roberta": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    "t5": ("dropout_rate",),
+    "gpt_neox": ("hidden_dropout", "attention_dropout"),
+    "gpt2": ("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+    "llama": ("attention_dropout",),
+}
+"""What an architecture calls its rates of dropout."""
 
 
 class Model(Struct, frozen=True, kw_only=True):
@@ -189,35 +198,22 @@ def places_of(config: Any) -> int | None:  # noqa: ANN401
 
 
 def _config(choice: ModelChoice, vocabulary: int, names: Sequence[str]) -> Any:  # noqa: ANN401
-    size = dict(size_of(choice.family, choice.size))
-    ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    # A multiple of 64, as matrix units want; the rows over the tokenizer's are never asked for.
-    rows = -(-vocabulary // 64) * 64
-    if choice.family == "encoder":
-        if choice.dropout is not None:
-            size |= dict.fromkeys(
-                ("hidden_dropout_prob", "attention_probs_dropout_prob"), choice.dropout
-            )
-        return transformers.RobertaConfig(
-            vocab_size=rows,
-            # Counted from behind the padding's.
-            max_position_embeddings=choice.max_source + ends["pad_token_id"] + 1,
-            type_vocab_size=1,
-            **_head(names),
-            **ends,
-            **size,
-        )
-    if choice.family == "encoder-decoder":
-        if choice.dropout is not None:
-            size["dropout_rate"] = choice.dropout
-        return transformers.T5Config(
-            vocab_size=rows, pad_token_id=0, eos_token_id=2, decoder_start_token_id=0, **size
-        )
+    size = size_of(choice.family, choice.size)
+    settings: dict[str, Any] = {
+        **size.settings,
+        "vocab_size": round_vocabulary(vocabulary),
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        **own_positions(size.kind, choice.max_source),
+    }
+    if size.kind == "roberta":
+        settings |= {"type_vocab_size": 1, **_head(names)}
+    elif size.kind == "t5":
+        settings["decoder_start_token_id"] = 0
     if choice.dropout is not None:
-        size |= dict.fromkeys(("hidden_dropout", "attention_dropout"), choice.dropout)
-    return transformers.GPTNeoXConfig(
-        vocab_size=rows, max_position_embeddings=max(choice.max_source, 2048), **ends, **size
-    )
+        settings |= dict.fromkeys(_DROPOUTS[size.kind], choice.dropout)
+    return transformers.AutoConfig.for_model(size.kind, **settings)
 
 
 def _head(names: Sequence[str]) -> Mapping[str, Any]:

@@ -24,7 +24,8 @@ from targen_async.finetune.checkpoints import (
     read_progress,
 )
 from targen_async.finetune.config import Training
-from targen_async.finetune.sharded import TAG, zero_stage
+from targen_async.finetune.sharded import TAG
+from targen_async.finetune.zero import zero_stage
 
 
 class Start(Struct, frozen=True, kw_only=True):

@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 from torch.distributed.rendezvous import rendezvous
 
@@ -23,29 +22,10 @@ from targen_async.finetune.engine import takes_bfloat16
 from targen_async.finetune.feeds import Feed, loss_sum
 from targen_async.finetune.lifeline import JOIN
 from targen_async.finetune.optim import build_optimizer
+from targen_async.finetune.zero import read_settings, stage_of
 
 TAG = "deepspeed"
 """The folder of DeepSpeed's files in a checkpoint."""
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """A DeepSpeed JSON. Raises UserError where it is none."""
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except OSError as error:
-        raise UserError(f"`training.deepspeed`: cannot read {path}: {error.strerror}") from error
-    except msgspec.DecodeError as error:
-        raise UserError(f"`training.deepspeed`: {path} is not valid JSON: {error}") from error
-    return found
-
-
-def zero_stage(training: Training) -> int | None:
-    """Of `training.deepspeed`; None: plain torch."""
-    return stage_of(read_settings(Path(training.deepspeed))) if training.deepspeed else None
-
-
-def stage_of(settings: dict[str, Any]) -> int:
-    return int(settings.get("zero_optimization", {}).get("stage", 0))
 
 
 def check_sharded(path: Path, training: Training) -> None:
