@@ -27,6 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Train a model as a configuration file says.")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tensorboard", action="store_true", help="the curve for TensorBoard too")
     parser.add_argument("--local_rank", type=int, help="given by the deepspeed launcher")
     options = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -42,7 +43,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     try:
-        train(config, options.out, stopped=lambda: bool(_STOPS))
+        train(config, options.out, stopped=lambda: bool(_STOPS), tensorboard=options.tensorboard)
     except TargenError as error:
         return _complain(error)
     return 0

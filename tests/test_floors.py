@@ -51,6 +51,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "msgspec": ("",),
     "openai": ("chat/sdk.py",),
     "orjson": ("",),
+    "matplotlib": ("finetune/figure.py",),
     "rensa": ("distinct.py", "analysis/duplicates.py"),
     "rich": ("finetune/curve.py", "live.py", "outlets.py", "terminal.py", "watch.py"),
     "tomli_w": ("config.py",),

@@ -9,6 +9,7 @@ from typing import IO, Any, Self
 import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from targen_async.finetune.board import Board
 from targen_async.finetune.metrics import Report
 
 _LINES = 20
@@ -18,16 +19,26 @@ _LINES = 20
 class Curve:
     """Of rank 0; on other ranks it keeps the last loss and writes nothing."""
 
-    def __init__(self, path: Path, steps: int, writes: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        steps: int,
+        writes: bool,
+        say: Callable[[str], None],
+        board: Path | None = None,
+    ) -> None:
+        """`board`: a folder for TensorBoard."""
         self.loss = float("nan")
         self._path, self._steps, self._writes, self._say = path, steps, writes, say
         self._file: IO[bytes] | None = None
+        self._events = board
+        self._board: Board | None = None
         self._view = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
-            TextColumn("{task.fields[speed]} tokens/s"),
+            TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(),
             disable=not (writes and sys.stdout.isatty()),
         )
@@ -46,6 +57,8 @@ class Curve:
         self.stop()
         if self._file:
             self._file.close()
+        if self._board:
+            self._board.close()
 
     def stop(self) -> None:
         """Leave the terminal as it was."""
@@ -66,15 +79,20 @@ class Curve:
         if self._writes:
             self._path.write_bytes(kept)
             self._file = self._path.open("ab")
+            if self._events:
+                self._board = Board(self._events, step)
         self._view.update(self._task, completed=step)
 
     def step(self, *, step: int, loss: float, tokens: int, seconds: float, **more: float) -> None:
+        """`more`: whatever else is known of the step; `mfu` and `memory_gib` are shown."""
         self.loss = loss
         self._write({"step": step, "loss": loss, "tokens": tokens, "seconds": seconds, **more})
-        speed = f"{tokens / seconds:,.0f}"
+        if self._board:
+            self._board.write(step, {"loss": loss, "tokens_per_s": tokens / seconds, **more})
+        speed = _speed(tokens / seconds, more)
         self._view.update(self._task, completed=step, loss=f"{loss:.4f}", speed=speed)
         if self._view.disable and step % max(1, self._steps // _LINES) == 0:
-            self._say(f"step {step} of {self._steps}: loss {loss:.4f}, {speed} tokens/s")
+            self._say(f"step {step} of {self._steps}: loss {loss:.4f}, {speed}")
 
     def evaluation(self, step: int, reports: Mapping[str, Report]) -> None:
         told = {
@@ -82,6 +100,9 @@ class Curve:
             for task, report in reports.items()
         }
         self._write({"step": step, "evaluation": told})
+        if self._board:
+            named = {f"{task}/{name}": v for task, of in told.items() for name, v in of.items()}
+            self._board.write(step, named)
         for task, scores in told.items():
             text = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
             self._say(f"step {step}: {task} {text}")
@@ -90,3 +111,12 @@ class Curve:
         if self._file:
             self._file.write(msgspec.json.encode(line) + b"\n")
             self._file.flush()
+
+
+def _speed(tokens_per_s: float, more: Mapping[str, float]) -> str:
+    parts = [f"{tokens_per_s:,.0f} tokens/s"]
+    if "mfu" in more:
+        parts.append(f"MFU {more['mfu']:.0%}")
+    if "memory_gib" in more:
+        parts.append(f"{more['memory_gib']:.1f} GiB")
+    return ", ".join(parts)

@@ -26,6 +26,7 @@ from targen_async.finetune.batches import (
     rank_batches,
     run_steps,
 )
+from targen_async.finetune.board import check_board
 from targen_async.finetune.checkpoints import (
     Progress,
     check_room,
@@ -46,8 +47,10 @@ from targen_async.finetune.feeds import (
     samples_of,
     weight_of,
 )
+from targen_async.finetune.figure import draw_curve
 from targen_async.finetune.logits import logit_names
 from targen_async.finetune.lora import add_lora, count_learnt
+from targen_async.finetune.meter import Meter, warn_of_room
 from targen_async.finetune.metrics import Report, measure
 from targen_async.finetune.models import (
     Model,
@@ -65,6 +68,7 @@ from targen_async.finetune.saved import CARD, FACTS, save_model, told, write_car
 from targen_async.finetune.tokens import Tokens, tokenise
 
 Say = Callable[[str], None]
+METRICS, PICTURE = "metrics.jsonl", "loss.png"
 
 
 class Trained(Struct, frozen=True, kw_only=True):
@@ -102,23 +106,35 @@ def train(
     *,
     say: Say = print,
     stopped: Callable[[], bool] = lambda: False,
+    tensorboard: bool = False,
 ) -> Trained:
     """Train, or go on with a run in `out`. `stopped`: asked after every step; True saves and ends.
+    `tensorboard`: write the curve for it too, into a folder of that name.
 
     Raises UserError for what the user has to mend, RunStopped where the run cannot go on or was
     stopped.
     """
+    if tensorboard:
+        check_board()
+    board = out / "tensorboard" if tensorboard else None
     with join_ranks(config.training) as ranks:
-        return _train(config, out, ranks, _silent if ranks.rank else say, stopped)
+        return _train(config, out, ranks, _silent if ranks.rank else say, stopped, board)
 
 
 def _train(
-    config: TrainConfig, out: Path, ranks: Ranks, say: Say, stopped: Callable[[], bool]
+    config: TrainConfig,
+    out: Path,
+    ranks: Ranks,
+    say: Say,
+    stopped: Callable[[], bool],
+    board: Path | None,
 ) -> Trained:
     training = config.training
     ranks.of_first(lambda: _claim(out, config))
     start = ranks.of_first(lambda: find_start(out, training, ranks.count, say))
     work = _make_work(config, out, ranks, start, say)
+    warn_of_room(config, work.model.network, ranks, say)
+    meter = Meter(config, work.model.network, work.samples, ranks)
     accumulation = start.progress.batches // ranks.count
     engine = open_engine(
         work.model.network,
@@ -126,11 +142,12 @@ def _train(
         ranks,
         universal=start.universal is not None,
     )
-    with Curve(out / "metrics.jsonl", work.steps, engine.rank == 0, say) as curve:
+    metrics = out / METRICS
+    with Curve(metrics, work.steps, engine.rank == 0, say, board) as curve:
         if ranks.lifeline:
             ranks.lifeline.tidy = curve.stop
         progress = _resume(work, engine, start, curve, say)
-        progress = _run(work, engine, progress, curve, stopped)
+        progress = _run(work, engine, progress, curve, meter, stopped)
         return _finish(work, engine, progress, curve, say)
 
 
@@ -249,6 +266,7 @@ def _run(
     engine: Engine,
     progress: Progress,
     curve: Curve,
+    meter: Meter,
     stopped: Callable[[], bool],
 ) -> Progress:
     """The steps that are left. Returns where the run stands at their end."""
@@ -274,6 +292,7 @@ def _run(
             raise RunStopped(f"the loss of step {number + 1} is not a number: lower the rate")
         progress = replace(progress, step=number + 1)
         tokens = sum(int((work.plan.sources[b] + work.plan.targets[b]).sum()) for b in step)
+        seconds = time.perf_counter() - began
         curve.step(
             step=progress.step,
             epoch=epoch,
@@ -281,7 +300,8 @@ def _run(
             gradient_norm=norm,
             learning_rate=rate,
             tokens=tokens,
-            seconds=time.perf_counter() - began,
+            seconds=seconds,
+            **meter.read(step, seconds),
         )
         last = progress.step == work.steps
         if training.evaluate_every and (last or progress.step % training.evaluate_every == 0):
@@ -347,8 +367,16 @@ def _finish(work: Work, engine: Engine, progress: Progress, curve: Curve, say: S
             reports = _reports(work, written, engine.device)
         figures = {"steps": progress.step, "last loss": f"{curve.loss:.4f}", "ranks": engine.ranks}
         write_card(folder, work.config, work.prepared, reports, figures)
+        _draw(work.out, say)
         for task, report in reports.items():
             say(f"{task}: {told(report)}")
         say(f"the model is in {folder}")
     engine.any_of([False])
     return Trained(folder=folder, steps=progress.step, loss=curve.loss, reports=reports)
+
+
+def _draw(out: Path, say: Say) -> None:
+    try:
+        draw_curve(out / METRICS, out / PICTURE)
+    except ImportError:
+        say(f"no {PICTURE}: it needs matplotlib; pip install 'targen-async[plots]'")

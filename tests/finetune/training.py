@@ -46,7 +46,8 @@ def run(config: Path, out: Path) -> "subprocess.CompletedProcess[str]":
 
 
 def curve(out: Path) -> list[dict[str, Any]]:
-    """The steps of metrics.jsonl, without what a clock decides."""
+    """The lines of metrics.jsonl, without what the machine decides."""
     lines = (out / "metrics.jsonl").read_text("utf-8").splitlines()
     found = [json.loads(line) for line in lines]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in found]
+    timed = ("seconds", "memory_gib", "mfu")
+    return [{k: v for k, v in line.items() if k not in timed} for line in found]
