@@ -87,6 +87,8 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     packing: bool = False
     """Of a decoder: rows of `model.max_source` tokens are filled with several examples, which do
     not see each other. Only with `tokens`."""
+    compile: bool = False
+    """torch.compile: minutes at the start for faster steps. Not with ZeRO-3."""
     random_seed: Annotated[int, Meta(ge=0, lt=2**53)] = 0
     save_every: Count = 500
     """Steps between checkpoints."""

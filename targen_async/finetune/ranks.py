@@ -110,6 +110,8 @@ def open_engine(
     """The engine that `training.deepspeed` asks for; `universal`: see resume.py."""
     if training.gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
+    if training.compile:  # In place, so that names of weights stay. Batches differ in their widths.
+        network.compile(dynamic=True)
     if training.deepspeed is None:
         return PlainEngine(network, training, ranks.device)
     from targen_async.finetune.sharded import ShardedEngine

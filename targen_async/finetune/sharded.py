@@ -41,6 +41,11 @@ def check_sharded(path: Path, training: Training) -> None:
             "ZeRO-3 has no whole weights to evaluate within a run: drop `training.evaluate_every` "
             "and use `targen evaluate` on the model"
         )
+    if stage == 3 and training.compile:
+        raise UserError(
+            "ZeRO-3 gathers weights in hooks that torch.compile would have to leave: drop "
+            "`training.compile`, or use stage 2"
+        )
     try:
         import deepspeed  # noqa: F401
     except ImportError as error:

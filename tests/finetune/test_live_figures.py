@@ -1,6 +1,7 @@
 """What a run shows of itself: figures of a step, TensorBoard, a picture of the loss, a warning."""
 
 import json
+import shutil
 import struct
 import sys
 from pathlib import Path
@@ -18,7 +19,14 @@ from targen_async.finetune.config import TrainConfig  # noqa: E402
 from targen_async.finetune.loop import train  # noqa: E402
 from targen_async.finetune.shapes import shape_of  # noqa: E402
 from tests.finetune.grammars import grammar_run  # noqa: E402
-from tests.finetune.training import FAMILIES, curve, settings  # noqa: E402
+from tests.finetune.training import (  # noqa: E402
+    FAMILIES,
+    ROOT,
+    curve,
+    run,
+    settings,
+    write_config,
+)
 
 
 def config(family: str, folder: Path, **training: Any) -> TrainConfig:
@@ -115,3 +123,43 @@ def test_a_run_that_may_not_fit_warns_and_begins(
     monkeypatch.setattr(meter.os, "sysconf", lambda _: 1000)
     train(config("decoder", tmp_path, steps=1), tmp_path / "two", say=said.append)
     assert len([line for line in said if "warning: a step may not fit: about" in line]) == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_compiled_model_has_the_same_losses_and_names(family: str, tmp_path: Path) -> None:
+    for name, more in (("plain", {}), ("compiled", {"compile": True})):
+        train(config(family, tmp_path, steps=3, **more), tmp_path / name, say=lambda _: None)
+    for one, two in zip(curve(tmp_path / "plain"), curve(tmp_path / "compiled"), strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
+    from safetensors.torch import load_file
+
+    plain, compiled = (
+        load_file(tmp_path / name / "model" / "model.safetensors") for name in ("plain", "compiled")
+    )
+    assert plain.keys() == compiled.keys()
+
+
+def test_compile_is_refused_under_zero_3(tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    zero = str(ROOT / "runners" / "deepspeed" / "zero3.json")
+    made = config("encoder", tmp_path, steps=1, compile=True, deepspeed=zero)
+    with pytest.raises(UserError, match=r"drop `training.compile`, or use stage 2"):
+        train(made, tmp_path / "out", say=lambda _: None)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", [2, 3])
+def test_offloaded_states_have_the_losses_of_plain_torch(stage: int, tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    if shutil.which("g++") is None:
+        pytest.skip("DeepSpeed compiles for ranks on a CPU, and g++ is missing")
+    zero = str(ROOT / "runners" / "deepspeed" / f"zero{stage}-offload.json")
+    for name, more in (("plain", {}), ("offloaded", {"deepspeed": zero})):
+        made = settings("encoder", tmp_path / "cb", steps=4, **more)
+        if not (tmp_path / "cb").exists():
+            grammar_run(tmp_path / "cb", "cb", 40)
+        ended = run(write_config(tmp_path / f"{name}.toml", made), tmp_path / name)
+        assert ended.returncode == 0, ended.stderr
+    for one, two in zip(curve(tmp_path / "plain"), curve(tmp_path / "offloaded"), strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], abs=2e-5)
