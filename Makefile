@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := $(BIN)/python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)'
 DEMO := runs/demo
+# Tests wait for servers and processes as long as they compute.
+WORKERS := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 
 .PHONY: demo test quick test-long lint bench bench-full soak clean
 .DEFAULT_GOAL := demo
@@ -24,7 +26,7 @@ demo: $(VENV)/core
 # run; where it is not, they are skipped and say so.
 test: $(VENV)/dev
 	@! $(TORCH) || $(MAKE) --no-print-directory $(VENV)/train
-	$(BIN)/python -m pytest -q -n auto --dist loadscope -m "not long"
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope -m "not long"
 
 quick: $(VENV)/dev
 	$(BIN)/python -m pytest -q -m "not slow and not long"

@@ -140,10 +140,11 @@ def test_the_judge_errs_at_its_rate(name: str, error: float, least: int, most: i
     assert least <= wrong <= most
 
 
+@pytest.mark.parametrize("many", [1000, pytest.param(5000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", TASKS)
-def test_five_thousand_rows_are_distinct(name: str) -> None:
+def test_thousands_of_rows_are_distinct(name: str, many: int) -> None:
     task = load_task(name)
-    rows = make_rows(name, 5000)
+    rows = make_rows(name, many)
     texts = [distinct_text(task, row) for row in rows]
     # The members of a group are not compared with each other: one after the other is looked at.
     for member in range(task.rows_per_call):
