@@ -27,6 +27,8 @@ lock holds the beats of its rank back, so it is not short."""
 JOIN = 300.0
 """Seconds that all ranks have to start in."""
 _BEAT = 5.0
+_PATIENCE = 5.0
+"""Seconds for what a rank sends to be taken."""
 _SOON = 1.0
 """Seconds between a death and the end of a rank that lives on."""
 _SAME = 10.0
@@ -59,7 +61,7 @@ class Lifeline:
         self._broken, self._closed = threading.Event(), threading.Event()
         self._wake, self._woken = socket.socketpair()
         for peer in peers.values():
-            peer.settimeout(_BEAT)
+            peer.settimeout(_PATIENCE)
         self._thread = threading.Thread(target=self._watch, name="lifeline", daemon=True)
         self._thread.start()
 
@@ -71,6 +73,13 @@ class Lifeline:
         told = _DONE if failure is None else f"!{code}rank {self._rank}: {failure}".encode()[:4000]
         for peer in self._peers.values():
             _send(peer, told)
+            _hang_up(peer)
+        deadline = time.monotonic() + _PATIENCE
+        for peer in self._peers.values():
+            # A socket that is closed with something unread resets the connection, and what was said
+            # last may be lost. The other side hangs up as soon as it has heard it.
+            while _read(peer) and time.monotonic() < deadline:
+                pass
             peer.close()
         self._woken.close()
 
@@ -95,6 +104,8 @@ class Lifeline:
             for peer in ready:
                 rank, content = owners[peer], _read(peer)
                 heard[rank] = time.monotonic()
+                if _DONE in content or _FAILED in content:
+                    _hang_up(peer)
                 if not content or _FAILED in content:
                     return _death(rank, content)
                 if _DONE in content:
@@ -169,7 +180,7 @@ def _gather(server: socket.socket, token: str, count: int) -> dict[int, socket.s
                 f"rank {lacking[0]} of {count} did not come within {JOIN:.0f} seconds: start all "
                 "ranks, and look at what the missing one said"
             ) from error
-        peer.settimeout(_BEAT)
+        peer.settimeout(_PATIENCE)
         told = b""
         with contextlib.suppress(OSError):
             told = peer.recv(len(token) + 9, socket.MSG_WAITALL)
@@ -183,6 +194,12 @@ def _gather(server: socket.socket, token: str, count: int) -> dict[int, socket.s
 def _send(peer: socket.socket, content: bytes) -> None:
     with contextlib.suppress(OSError):  # Its end is noticed where it is read.
         peer.sendall(content)
+
+
+def _hang_up(peer: socket.socket) -> None:
+    """Nothing more is said on this side; the other one reads it to the end."""
+    with contextlib.suppress(OSError):
+        peer.shutdown(socket.SHUT_WR)
 
 
 def _read(peer: socket.socket) -> bytes:

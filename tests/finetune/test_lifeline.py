@@ -139,6 +139,25 @@ def test_ranks_that_come_to_the_same_fault_all_say_it_themselves() -> None:
     one.close("no rows", 2)
 
 
+def test_the_last_word_of_a_rank_is_not_lost_where_it_has_not_read_everything() -> None:
+    """A rank that was done was taken for dead: closing with beats unread reset the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for _ in range(20):
+            own = socket.create_connection(server.getsockname())
+            other, _ = server.accept()
+            with other:
+                other.sendall(b"+" * 100_000)
+                line = Lifeline(1, {0: own})
+                closing = threading.Thread(target=line.close)
+                closing.start()
+                heard = b""
+                while b"." not in heard:
+                    heard += other.recv(100) or b" and then nothing."
+                other.shutdown(socket.SHUT_WR)
+                closing.join(4)
+                assert heard.endswith(b"+.") and not closing.is_alive()
+
+
 def test_who_does_not_know_the_token_is_no_rank(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
