@@ -40,14 +40,14 @@ TASKS: Mapping[str, tuple[int, Callable[[Row, int], Row], str]] = {
 """Rows, of which equal ones are taken once; the part that should not tell, and its name."""
 RECIPES: Mapping[tuple[str, str], tuple[int, float]] = {
     ("encoder", "cb"): (200, 1e-3),
-    ("encoder", "copa"): (1000, 1e-3),
+    ("encoder", "copa"): (1200, 1e-3),
     ("encoder", "axb"): (800, 1e-3),
     ("encoder-decoder", "cb"): (400, 1e-3),
     ("encoder-decoder", "copa"): (1500, 1e-3),
     ("encoder-decoder", "axb"): (1200, 1e-3),
     ("decoder", "cb"): (200, 1e-3),
-    ("decoder", "copa"): (800, 1e-3),
-    ("decoder", "axb"): (500, 1e-3),
+    ("decoder", "copa"): (1200, 1e-3),
+    ("decoder", "axb"): (600, 1e-3),
 }
 """Steps of 32 examples and the highest rate."""
 
