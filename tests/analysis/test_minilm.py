@@ -62,18 +62,38 @@ def test_a_real_encoder_finds_flipped_labels(minilm: str) -> None:
     assert wrong[lowest].sum() >= 0.9 * wrong.sum()
 
 
+ONE_SUBJECT = (
+    "A physician treated her patients.",
+    "Doctors cured sick people.",
+    "Nurses looked after an invalid.",
+    "Medicine helped someone who felt ill.",
+    "He got well again in hospital.",
+    "Surgeons operate at clinics daily.",
+)
+MANY = (
+    "A rocket reached its orbit.",
+    "Bread rose slowly inside ovens.",
+    "Interest rates fell this quarter.",
+    "The goalkeeper saved two penalties.",
+    "Glaciers carve valleys over centuries.",
+    "She tuned an old violin.",
+)
+
+
 @pytest.mark.long
 def test_sentence_embeddings_see_meaning_and_words_do_not(minilm: str) -> None:
     pytest.importorskip("sentence_transformers")
-    same = [f"The {word} film." for word in PRAISE]
-    far = [f"The film, {thing} and rain." for thing in THINGS[:8]]
     rows = [
         Rows([Row(key=str(n), fields={"t": text}, label=None) for n, text in enumerate(texts)])
-        for texts in (same, far)
+        for texts in (ONE_SUBJECT, MANY)
     ]
     near, apart = (measure_diversity(part, embeddings=minilm) for part in rows)
     assert near.vendi is not None and apart.vendi is not None
-    assert near.vendi.value < apart.vendi.value
+    assert near.vendi.high is not None and apart.vendi.low is not None
+    assert near.vendi.high < apart.vendi.low
+    words = [measure_diversity(part).vendi for part in rows]
+    assert words[0] is not None and words[1] is not None
+    assert words[0].value > 0.9 * words[1].value
     assert near.embedding == minilm
     found, notes = analyze(rows[0], against=rows[1], ways=Ways(embeddings=minilm))
     assert found.projection.method == f"truncated SVD of {minilm}"
