@@ -32,6 +32,9 @@ const sets = (names, colours) => ({
 
 // Shares of two sets by bins of one width, one over the other.
 function overlaid(c, names, bins, title) {
+  const low = Math.min(...bins.map((bin) => bin.from)), high = Math.max(...bins.map((bin) => bin.to));
+  const step = high - low > 5 ? 1 : 0.5;
+  const values = Array.from({ length: Math.floor(high / step) - Math.ceil(low / step) + 1 }, (_, at) => (Math.ceil(low / step) + at) * step);
   return spec(c, {
     height: 220,
     layer: [
@@ -39,7 +42,7 @@ function overlaid(c, names, bins, title) {
         data: { values: bins },
         mark: { type: "bar", opacity: 0.55, binSpacing: 0 },
         encoding: {
-          x: { field: "from", type: "quantitative", bin: { binned: true, step: 0.25 }, title, axis: { grid: false, format: ".2~f" } },
+          x: { field: "from", type: "quantitative", bin: { binned: true, step: 0.25 }, title, scale: { domain: [low, high], nice: false }, axis: { grid: false, values, format: "~f" } },
           x2: { field: "to" },
           y: { field: "share", type: "quantitative", stack: null, title: "share of rows", axis: { format: ".0%", tickCount: 4 } },
           color: { field: "set", type: "nominal", scale: sets(names, c) },

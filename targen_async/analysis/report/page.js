@@ -28,7 +28,7 @@ const estimate = (value) => (typeof value === "number" ? { value, low: null, hig
 
 const SIGNS = { fault: "!", clear: "\u2713", unknown: "\u2013" };
 const STATES = { fault: "fault", clear: "no fault", unknown: "not measured" };
-const ARROWS = { up: "\u2191", down: "\u2193", both: "\u21C5", apart: "\u0394", same: "\u2248", none: "\u2022" };
+const ARROWS = { up: "\u2191", down: "\u2193", both: "\u21C5", apart: "\u0394", same: "\u2248" };
 const FILTER_OF = { label_noise: "suspect", near_duplicates: "duplicate", overlap: "overlap" };
 
 function head() {
@@ -84,10 +84,12 @@ function lineOf(line) {
 function area(one) {
   const first = one.lines.find((line) => line.sure) || one.lines[0];
   const rest = one.lines.filter((line) => line !== first);
-  return el("article", { class: "paper area" },
-    el("div", { class: "head" },
+  const answer = other
+    ? el("div", { class: "head" },
       el("span", { class: "arrow " + one.arrow, "aria-hidden": "true" }, ARROWS[one.arrow]),
-      el("div", null, el("p", { class: "kicker" }, one.title), el("div", { class: "verdict" }, one.verdict || first.name))),
+      el("div", null, el("p", { class: "kicker" }, one.title), el("div", { class: "verdict" }, one.verdict)))
+    : el("h3", null, one.title);
+  return el("article", { class: "paper area" }, answer,
     el("div", { class: "first" }, lineOf(first)),
     rest.length ? el("details", null, el("summary", null, `${plural(rest.length, "more measure")}`), rest.map(lineOf),
       one.about ? el("p", { class: "muted" }, one.about) : null) : el("p", { class: "muted" }, one.about));

@@ -88,9 +88,7 @@ _NAMED = {
     for kind in (*KINDS, *TAGGED_KINDS)
 }
 _GENDER = {
-    "bias.gender.share_female": _Measure(
-        "female, of rows with one gender", "more female", "more male", percent=True
-    )
+    "bias.gender.share_female": _Measure("share female", "more female", "more male", percent=True)
 }
 _TITLES = {
     "label_noise": "Wrong labels",
