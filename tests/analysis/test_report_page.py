@@ -257,10 +257,10 @@ A_DOT = """canvas => {
 
 def test_charts_change_with_the_scheme(browser: Any, faulty: Path) -> None:
     report = opened(browser, faulty)
-    ink = "() => document.querySelector('.chart svg text').getAttribute('fill')"
-    before = report.page.evaluate(ink)
+    ink = report.page.locator(".chart svg text").first.get_attribute("fill")
     report.page.emulate_media(color_scheme="dark")
-    report.page.wait_for_function(f"({ink})() !== '{before}'", timeout=20_000)
+    report.page.wait_for_selector(f".chart svg text:not([fill='{ink}'])", timeout=20_000)
+    assert ink not in report.page.inner_html(".chart")
     report.is_quiet(faulty)
 
 
