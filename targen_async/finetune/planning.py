@@ -11,6 +11,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from targen_async.errors import UserError
+from targen_async.finetune.adapters import learnt_with
 from targen_async.finetune.config import TrainConfig
 from targen_async.finetune.data import load_examples
 from targen_async.finetune.logits import logit_names
@@ -58,6 +59,8 @@ class RunPlan(Struct, frozen=True, kw_only=True):
     config: TrainConfig
     machine: Machine
     shape: Shape
+    learnt: int
+    """Parameters."""
     half: bool
     batch: Batch
     room: Room
@@ -103,7 +106,7 @@ def plan_run(config: TrainConfig, machine: Machine) -> RunPlan:
     else:
         per_epoch = ceil(data.sequences / (batch.sequences * parallel))
     steps = training.steps or max(1, round(training.epochs * per_epoch))
-    learnt = shape.parameters
+    learnt = learnt_with(config.lora, shape, logits) if config.lora else shape.parameters
     checkpoint, disk = disk_bytes(shape, training, half, learnt, bool(training.evaluate_every))
     again = 4 / 3 if training.gradient_checkpointing else 1
     flops = shape.flops(batch.source, batch.target) * again
@@ -112,6 +115,7 @@ def plan_run(config: TrainConfig, machine: Machine) -> RunPlan:
         config=config,
         machine=machine,
         shape=shape,
+        learnt=learnt,
         half=half,
         batch=batch,
         room=room_of(shape, training, batch, machine.gpus, half, learnt),
@@ -197,11 +201,12 @@ def told(plan: RunPlan, name: str) -> str:
             "; assumed to be as many as SuperGLUE's own, because their source is not there: "
             f"{', '.join(plan.assumed)}"
         )
+    learnt = "" if plan.config.lora is None else f", of which {plan.learnt:,} are learnt"
     bound = "" if training.steps or training.examples else " at most"
     width = f"{batch.source} tokens" + (f" and {batch.target} written" if batch.target else "")
     lines = [
         f"{name}: {plan.shape.kind} on {_gpus(machine)}, {zero}, {kind}",
-        f"parameters   {plan.shape.parameters:,}",
+        f"parameters   {plan.shape.parameters:,}{learnt}",
         f"a batch      {batch.sequences:,} sequences of {width} on each GPU, {saving} gradient "
         "checkpointing",
         f"GPU, GiB     {held}: {_gib(room.total)} of {machine.gpu_memory:g}",

@@ -140,7 +140,7 @@ def _published(size: Size) -> dict[str, Any]:
         **size.settings,
         "vocab_size": size.vocabulary,
         places: size.positions,
-        "type_vocab_size": 1,
+        "type_vocab_size": size.types,
         **({"tie_word_embeddings": False} if size.untied else {}),
     }
 

@@ -21,6 +21,8 @@ class Size(Struct, frozen=True, kw_only=True):
     """The published model; its own vocabulary and positions follow."""
     vocabulary: int = 0
     positions: int = 0
+    types: int = 1
+    """Kinds of segments."""
     untied: bool = False
     """The published weights have an lm_head of their own; from a config it is tied."""
 
@@ -131,6 +133,23 @@ SIZES: Mapping[Family, Mapping[str, Size]] = {
 """A name that does not begin with `tiny` is that of the model whose published configuration gave
 the numbers. With `init = "config"` the vocabulary is our own, so embeddings differ in size."""
 
+OTHERS = (
+    Size(
+        kind="bert",
+        settings={
+            "hidden_size": 384,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 12,
+            "intermediate_size": 1536,
+        },
+        hub="sentence-transformers/all-MiniLM-L6-v2",
+        vocabulary=30522,
+        positions=512,
+        types=2,
+    ),
+)
+"""Published models that a configuration names, and that are not made with random weights."""
+
 
 def size_of(family: Family, name: str) -> Size:
     """Raises UserError with the names there are."""
@@ -143,7 +162,8 @@ def size_of(family: Family, name: str) -> Size:
 
 def published(hub: str) -> Size | None:
     """The size of a model on the hub, by its name with or without its owner; None: not known."""
-    sizes = (size for held in SIZES.values() for size in held.values() if size.hub)
+    listed = [size for held in SIZES.values() for size in held.values() if size.hub]
+    sizes = (*listed, *OTHERS)
     names = {name: size for size in sizes for name in (size.hub, size.hub.partition("/")[2])}
     return names.get(hub)
 

@@ -11,6 +11,7 @@ import tomli_w
 
 from targen_async import cli
 from targen_async.errors import UserError
+from targen_async.finetune.adapters import learnt_with
 from targen_async.finetune.config import TrainConfig, load_train_config
 from targen_async.finetune.needs import GIB, Batch, Room, room_of
 from targen_async.finetune.peaks import peak_of
@@ -37,6 +38,7 @@ PUBLISHED = {
     "meta-llama/Llama-2-7b-hf": 6_738_415_616,
     "FacebookAI/roberta-base": 124_648_708,
     "FacebookAI/roberta-large": 355_363_844,
+    "sentence-transformers/all-MiniLM-L6-v2": 22_713_216 + 4 * 385,
 }
 """Parameters as transformers counts them, the encoders with a head of four logits."""
 
@@ -285,7 +287,8 @@ def test_planning_needs_no_torch() -> None:
 def test_the_table_of_the_docs_is_what_the_command_prints(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    names = [path.name for path in CONFIGS if "tiny" not in path.name]
+    small = ("-tiny", "-minilm")
+    names = [path.name for path in CONFIGS if not path.stem.endswith(small)]
     paths = [str(ROOT / "runners" / "configs" / name) for name in sorted(names)]
     assert cli.main(["plan-training", "--table", *paths]) == 0
     table = capsys.readouterr().out
@@ -307,3 +310,27 @@ def test_the_slurm_script_is_sound() -> None:
     assert subprocess.run(["bash", "-n", str(path)]).returncode == 0
     config = path.read_text("utf-8").partition("CONFIG:-")[2].partition("}")[0]
     assert (ROOT / config).is_file()
+
+
+@pytest.mark.parametrize(
+    ("family", "size"),
+    [(family, name) for family, name in ALL if name.startswith("tiny")],
+    ids=lambda value: value,
+)
+def test_adapters_are_counted_as_they_are_put_in(family: str, size: str) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("peft")
+    from msgspec import convert
+
+    from targen_async.finetune import models
+    from targen_async.finetune.config import Lora, ModelChoice
+    from targen_async.finetune.lora import add_lora
+
+    choice = convert({"family": family, "size": size, "vocabulary": 512}, ModelChoice)
+    network = models._auto(choice.family).from_config(models._config(choice, 512, ("a", "b")))
+    lora = Lora(rank=5)
+    add_lora(models.Model(family=choice.family, network=network, tokenizer=None), lora)
+    learnt = sum(value.numel() for value in network.parameters() if value.requires_grad)
+    assert learnt == learnt_with(lora, shape("config", family, size=size, vocabulary=512), 2)
+    with pytest.raises(UserError, match="adapters of 'wide' cannot be planned"):
+        learnt_with(Lora(target=("wide",)), shape("config", family, size=size), 2)
