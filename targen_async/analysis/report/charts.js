@@ -18,7 +18,7 @@ function spec(colours, parts) {
       view: { stroke: null },
       axis: { ...text, gridColor: colours.line, domainColor: colours.muted, tickColor: colours.line, labelLimit: 170, labelPadding: 5 },
       axisY: { domain: false, ticks: false },
-      legend: { ...text, orient: "top", title: null, symbolType: "circle", symbolOpacity: 1, labelLimit: 260, columns: 2 },
+      legend: { ...text, orient: "top", title: null, symbolType: "circle", symbolOpacity: 1, labelLimit: 140, columns: 2 },
       text: { color: colours.ink, fontSize: 12 },
     },
     ...parts,
