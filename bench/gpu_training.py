@@ -19,6 +19,7 @@ Every figure is written as soon as it is there, so that a run that is cut short 
 import argparse
 import gc
 import json
+import os
 import platform
 import statistics
 import time
@@ -33,6 +34,7 @@ import numpy as np
 import torch
 import transformers
 
+from targen_async.errors import TargenError
 from targen_async.finetune.batches import epoch_steps, padding_efficiency, plan_batches
 from targen_async.finetune.config import ModelChoice, Training
 from targen_async.finetune.engine import Engine
@@ -40,7 +42,7 @@ from targen_async.finetune.feeds import Feed, Sample, feed_of, lengths_of
 from targen_async.finetune.meter import device_peak, known_shape, peak_memory
 from targen_async.finetune.models import Model
 from targen_async.finetune.needs import GIB
-from targen_async.finetune.ranks import Ranks, open_engine
+from targen_async.finetune.ranks import join_ranks, open_engine
 from targen_async.finetune.sizes import size_of
 from targen_async.finetune.tokens import Item
 
@@ -123,21 +125,18 @@ def mixed_lengths(rows: int) -> list[tuple[int, int]]:
 
 @contextmanager
 def engine_of(bench: Bench, attention: str, **settings: Setting) -> Iterator[tuple[Engine, Model]]:
-    """An engine of ours; its memory is free again at the end."""
+    """An engine of ours, on a device that the one before it has left."""
+    gc.collect()
+    if bench.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     precision = "bfloat16" if bench.device.type == "cuda" else "float32"
     training = msgspec.convert({"examples": 1, "precision": precision, **settings}, Training)
     network = build(bench, attention)
     choice = msgspec.convert({"family": "encoder-decoder"}, ModelChoice)
     model = Model(family=choice.family, network=network, tokenizer=SimpleNamespace(pad_token_id=0))
-    engine = open_engine(network, training, Ranks(rank=0, count=1, device=bench.device))
-    try:
-        yield engine, model
-    finally:
-        del engine, network, model
-        gc.collect()
-        if bench.device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+    with join_ranks(training) as ranks:
+        yield open_engine(network, training, ranks), model
 
 
 def timed(
@@ -186,7 +185,7 @@ def full(bench: Bench, rows: int, attention: str = "sdpa", **settings: Setting) 
     except torch.OutOfMemoryError:
         bench.keep({**told, "fault": "out of memory"})
         return None
-    except (RuntimeError, ValueError, ImportError) as error:
+    except (TargenError, RuntimeError, ValueError, ImportError) as error:
         bench.keep({**told, "fault": str(error).split("\n")[0][:200]})
         return None
     bench.keep({**told, **figures})
@@ -246,13 +245,15 @@ def profile(bench: Bench, rows: int, saving: bool) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--size", default="t5-3b", help="of an encoder-decoder (default: t5-3b)")
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--minutes", type=float, default=9.5, help="then no further part begins")
     parser.add_argument("--steps", type=int, default=5, help="measured steps of each setting")
     parser.add_argument("--most", type=int, default=128, help="rows a batch at most")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     options = parser.parse_args()
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
+    if options.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif not torch.cuda.is_available():
         print("gpu_training.py: there is no GPU here; --device cpu --size tiny tries the script")
         return 2
     bench = Bench(options)
@@ -262,8 +263,8 @@ def main() -> int:
         lambda: mix(bench, rows, saving),
         lambda: profile(bench, rows, saving),
         lambda: full(bench, rows, "eager", **settings),
-        lambda: full(bench, rows, compile=True, **settings),
         lambda: full(bench, rows, deepspeed=str(ZERO1), **settings),
+        lambda: full(bench, rows, compile=True, **settings),  # Last: it may take minutes.
     )
     for part in parts:
         if bench.left > 0:

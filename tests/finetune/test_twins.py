@@ -27,7 +27,7 @@ def test_a_tiny_configuration_trains_as_it_is(path: Path, tmp_path: Path) -> Non
         if shutil.which("g++") is None:
             pytest.skip("DeepSpeed compiles for ranks on a CPU, and g++ is missing")
     for source in load_train_config(path).data.train:
-        grammar_run(tmp_path / source.source, source.task, 120)
+        grammar_run(tmp_path / source.source, source.task, 600)
     told = subprocess.run(
         command(path, tmp_path / "out"),
         env=environment(),
@@ -41,7 +41,7 @@ def test_a_tiny_configuration_trains_as_it_is(path: Path, tmp_path: Path) -> Non
         json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_bytes().splitlines()
     ]
     losses = [line["loss"] for line in lines if "loss" in line]
-    assert losses[-1] < 0.7 * losses[0]
+    assert sum(losses[-5:]) / 5 < 0.8 * losses[0]
 
 
 @pytest.mark.long
