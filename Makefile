@@ -65,7 +65,7 @@ $(VENV)/dev: $(VENV)/core
 	@touch $@
 
 $(VENV)/train: $(VENV)/dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,train,lora]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,train,lora,plots]'
 	@touch $@
 
 $(VENV)/bench: $(VENV)/dev
