@@ -106,9 +106,10 @@ def test_a_shipped_configuration_of_training_is_valid(config: Path) -> None:
     commands = [
         line for line in config.read_text("utf-8").splitlines() if "targen generate" in line
     ]
-    for source in loaded.data.train:
-        # What is not generated is official: nobody but the user has it.
-        assert source.source == "superglue" or source.source in " ".join(commands)
+    # What is not generated is official: nobody but the user has it. Of several runs, the command of
+    # one stands for all.
+    made = [source.source for source in loaded.data.train if source.source != "superglue"]
+    assert not made or any(source in " ".join(commands) for source in made)
 
 
 def test_the_runner_makes_the_rows_of_its_configuration(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ RECIPES: Mapping[tuple[str, str], tuple[int, float]] = {
     ("encoder", "axb"): (800, 1e-3),
     ("encoder-decoder", "cb"): (400, 1e-3),
     ("encoder-decoder", "copa"): (1500, 1e-3),
-    ("encoder-decoder", "axb"): (1200, 1e-3),
+    ("encoder-decoder", "axb"): (4000, 1e-3),
     ("decoder", "cb"): (200, 1e-3),
     ("decoder", "copa"): (1200, 1e-3),
     ("decoder", "axb"): (600, 1e-3),
