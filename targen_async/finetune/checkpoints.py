@@ -122,9 +122,10 @@ def load_random_state(path: Path, engine: Engine) -> bool:
     return True
 
 
-def checkpoint_bytes(parameters: int, sharded: bool) -> int:
-    """Weights and two moments in float32; sharded optimisers hold the weights once more."""
-    return parameters * (16 if sharded else 12)
+def checkpoint_bytes(parameters: int, sharded: bool, adapters: bool = False) -> int:
+    """Weights and two moments in float32; sharded optimisers hold the weights once more. Adapters
+    alone have moments, and are a small part of the weights."""
+    return parameters * (5 if adapters else 16 if sharded else 12)
 
 
 def check_room(folder: Path, room: int, parameters: int, keep: int) -> None:

@@ -198,7 +198,8 @@ def _make_work(config: TrainConfig, out: Path, ranks: Ranks, start: Start, say: 
     first = epoch_steps(plan, 0)
     steps = training.steps or max(1, round(training.epochs * len(first)))
     parameters = expected_parameters(choice, tokenizer, names)
-    room = checkpoint_bytes(parameters, training.deepspeed is not None)
+    sharded = training.deepspeed is not None
+    room = checkpoint_bytes(parameters, sharded, adapters=config.lora is not None)
     ranks.of_first(lambda: check_room(out, room, parameters, training.keep))
     model = build_model(choice, tokenizer, names, training.random_seed)
     if config.lora:

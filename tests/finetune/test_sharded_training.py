@@ -26,6 +26,7 @@ if shutil.which("g++") is None:
 import torch
 from safetensors.torch import load_file, save_file
 
+from targen_async.finetune.checkpoints import checkpoint_bytes
 from targen_async.finetune.config import TrainConfig
 from targen_async.finetune.loop import train
 from targen_async.finetune.models import open_model
@@ -185,6 +186,18 @@ def test_the_folder_of_every_stage_has_the_same_weights(
         assert found.keys() == wanted.keys()
         for name, value in wanted.items():
             assert (found[name] - value).abs().mean() < 2e-5, (stage, name)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_room_that_is_looked_for_is_what_a_checkpoint_takes(stage: int, bench: Bench) -> None:
+    """But for a few kilobytes a file, which only a tiny model notices."""
+    out = bench[f"encoder-decoder-{stage}"]
+    parameters = sum(v.numel() for v in load_file(out / "model" / "model.safetensors").values())
+    [*_, newest] = sorted((out / "checkpoints").iterdir())
+    found = sum(file.stat().st_size for file in newest.rglob("*") if file.is_file())
+    assert (
+        0.7 * checkpoint_bytes(parameters, True) < found < 1.1 * checkpoint_bytes(parameters, True)
+    )
 
 
 @pytest.mark.parametrize("stage", STAGES)
