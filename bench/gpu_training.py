@@ -178,6 +178,8 @@ def synchronise(bench: Bench) -> None:
 def full(bench: Bench, rows: int, attention: str = "sdpa", **settings: Setting) -> float | None:
     """Tokens a second at full length; None where it does not fit or does not run."""
     told = {"what": "full", "rows": rows, "attention": attention, **settings}
+    if "deepspeed" in told:
+        told["deepspeed"] = Path(str(told["deepspeed"])).name
     try:
         with engine_of(bench, attention, **settings) as (engine, model):
             batch = samples_of_lengths([(READ, WRITTEN)] * rows)
