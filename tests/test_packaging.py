@@ -23,8 +23,9 @@ PACKAGE = ROOT / "targen_async"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 MOST_DEPENDENCIES = 10
 NOT_IN_THE_CORE = {"datasets", "openai", "pandas", "scipy", "torch", "transformers"}
-PART_OF = {"yarl": "aiohttp"}
-"""Imported though not declared: aiohttp's own type of an address."""
+PART_OF = {"yarl": "aiohttp", "umap": "umap-learn"}
+"""Imported by another name than is declared: aiohttp's own type of an address, and what is not
+installed here and has another name as a module."""
 SHIPPED_WITHOUT_PYTHON = {
     "targen_async/py.typed",
     "targen_async/_prompts/copa/task.toml",
