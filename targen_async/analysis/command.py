@@ -134,7 +134,7 @@ def summary(analysis: "Analysis") -> Iterator[str]:
 
     data = analysis.data
     simulated = "SIMULATED rows, not from a language model: " if analysis.simulated else ""
-    yield f"{simulated}{data.name}, {data.rows} rows"
+    yield f"{simulated}{data.name}, {data.rows:,} rows"
     yield ""
     for finding in analysis.findings:
         yield f"! {finding.text}"
@@ -143,7 +143,7 @@ def summary(analysis: "Analysis") -> Iterator[str]:
     yield from _unmeasured(data)
     gold = data.labels.simulator_gold
     if gold is not None and gold.correct is not None:
-        known = "all labels" if gold.known == data.rows else f"the {gold.known} labels it knows"
+        known = "all labels" if gold.known == data.rows else f"the {gold.known:,} labels it knows"
         yield f"by the simulator's gold {_share(gold.correct)} of {known} are right"
     yield ""
     if analysis.against is not None:
@@ -165,7 +165,7 @@ def _side_by_side(comparison: "Comparison") -> Iterator[str]:
     from targen_async.analysis.analyze import estimates
 
     data, other = comparison.data, comparison.other
-    yield f"{comparison.rows} rows of each; the difference where its 95 % interval leaves out 0"
+    yield f"{comparison.rows:,} rows of each; the difference where its 95 % interval leaves out 0"
     yield _row("", "data", "other", "difference")
     theirs = estimates(other)
     for name, value in estimates(data).items():

@@ -45,12 +45,14 @@ def tfidf(tokens: Tokens) -> sparse.csr_matrix:
 def sentence_vectors(texts: list[str], model: str) -> NDArray[np.float32]:
     """Unit vectors by a sentence-transformers model, shape (n, dimensions)."""
     try:
+        import transformers
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise UserError(
             f"embeddings by {model} need `pip install 'targen-async[embeddings]'`; without "
             "--embeddings TF-IDF is taken"
         ) from error
+    transformers.logging.disable_progress_bar()
     try:
         encoder = SentenceTransformer(model)
     except (OSError, ValueError) as error:

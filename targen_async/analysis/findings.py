@@ -35,16 +35,16 @@ def findings_of(
     if not isinstance(labels.noise, Unfit):
         share = labels.noise.share
         if share.low is not None and share.low > LEAST_NOISE:
-            text = f"{_percent(share)} of the labels look wrong ({labels.noise.suspected} rows)"
+            text = f"{_percent(share)} of the labels look wrong ({labels.noise.suspected:,} rows)"
             found.append(Finding(kind="label_noise", text=text))
     for overlap in overlaps:
         if overlap.rows:
-            text = f"{overlap.rows} rows, {_percent(overlap.share)}, overlap with {overlap.other}"
+            text = f"{overlap.rows:,} rows, {_percent(overlap.share)}, overlap with {overlap.other}"
             found.append(Finding(kind="overlap", text=text))
     if duplicates.share.value >= LEAST_DUPLICATES:
         text = (
-            f"{duplicates.surplus} rows, {_percent(duplicates.share)}, are near duplicates of "
-            f"others, in {duplicates.clusters} clusters"
+            f"{duplicates.surplus:,} rows, {_percent(duplicates.share)}, are near duplicates of "
+            f"others, in {duplicates.clusters:,} clusters"
         )
         found.append(Finding(kind="near_duplicates", text=text))
     return (*found, *_leaks(artefacts))
