@@ -27,19 +27,24 @@ class Encoder:
 
 
 @pytest.fixture
-def library(monkeypatch: pytest.MonkeyPatch) -> None:
+def library(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stands in for both packages; what transformers was told stands in the list."""
+    told: list[str] = []
+    logging = SimpleNamespace(disable_progress_bar=lambda: told.append("no bar"))
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(logging=logging))
     module = SimpleNamespace(SentenceTransformer=Encoder)
     monkeypatch.setitem(sys.modules, "sentence_transformers", module)
+    return told
 
 
-@pytest.mark.usefixtures("library")
-def test_the_named_model_is_measured_on() -> None:
+def test_the_named_model_is_measured_on(library: list[str]) -> None:
     rows = rows_of([f"{'left' if n % 2 else 'right'} {text}" for n, text in enumerate(prose(40))])
     found = measure_diversity(rows, embeddings="two-directions")
     assert found.embedding == "two-directions"
     assert found.vendi is not None and found.nearest_cosine is not None
     assert found.vendi.value == pytest.approx(2)
     assert found.nearest_cosine.value == pytest.approx(1)
+    assert library == ["no bar"]
     assert measure_diversity(rows).embedding == TFIDF
 
 
