@@ -18,7 +18,7 @@ _BANDS, _WIDTH = 24, 6
 """At a Jaccard of 0.8, a pair is missed with a chance of (1 - 0.8**6)**24, under 1 in 1,400."""
 _AT_ONCE = 2_000
 _COMPARED = 8
-"""With so many earlier rows of its bucket a row is compared at most."""
+"""With so many earlier texts of its bucket a text is compared at most; equal ones are one text."""
 _LISTED = 100
 
 
@@ -72,7 +72,14 @@ def measure_duplicates(rows: Rows, *, seed: int = 0) -> tuple[Duplicates, NDArra
 
 def clusters(rows: Rows) -> NDArray[np.int64]:
     """For each row the place of the first row of its cluster, which may be its own."""
-    parent = list(range(len(rows)))
+    fields = [tuple(map(normalised, row.fields.values())) for row in rows.rows]
+    first: dict[tuple[str, ...], int] = {}
+    parent = [first.setdefault(texts, place) for place, texts in enumerate(fields)]
+    seeds = [row.seed for row in rows.rows]
+    for place, same in enumerate(parent):
+        # A text that several seeds have brought is of none of them.
+        if seeds[same] != seeds[place]:
+            seeds[same] = ""
 
     def root(place: int) -> int:
         while parent[place] != place:
@@ -80,11 +87,11 @@ def clusters(rows: Rows) -> NDArray[np.int64]:
             place = parent[place]
         return place
 
-    fields = [tuple(map(normalised, row.fields.values())) for row in rows.rows]
-    seeds = [row.seed for row in rows.rows]
-    for bucket in _buckets(_band_hashes([" ".join(texts) for texts in fields])):
-        for at, place in enumerate(bucket):
-            for other in bucket[max(0, at - _COMPARED) : at]:
+    different = list(first.values())
+    for bucket in _buckets(_band_hashes([" ".join(fields[place]) for place in different])):
+        places = [different[number] for number in bucket]
+        for at, place in enumerate(places):
+            for other in places[max(0, at - _COMPARED) : at]:
                 a, b = root(other), root(place)
                 if a != b and _repeats(fields[other], fields[place], (seeds[other], seeds[place])):
                     parent[max(a, b)] = min(a, b)
@@ -92,8 +99,6 @@ def clusters(rows: Rows) -> NDArray[np.int64]:
 
 
 def _repeats(a: tuple[str, ...], b: tuple[str, ...], seeds: tuple[str, str]) -> bool:
-    if a == b:
-        return True
     if seeds[0] and seeds[0] == seeds[1]:
         return False
     own = [(x, y) for x, y in zip(a, b, strict=False) if x != y]

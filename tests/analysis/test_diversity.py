@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from targen_async.analysis.diversity import (
     compression_ratio,
@@ -202,6 +203,33 @@ def test_what_rows_have_in_common_by_design_is_no_duplicate() -> None:
     strangers = [row(twin.fields["q"], seed) for twin, seed in zip(twins, "st", strict=True)]
     assert clusters(Rows(strangers)).tolist() == [0, 0]
     assert clusters(Rows([twins[0], twins[0]])).tolist() == [0, 0]
+
+
+def test_exact_copies_are_found_among_many_rows_that_are_nearly_alike() -> None:
+    """Sixty questions to one long passage fill the buckets: a copy is met behind all of them."""
+    rng = np.random.default_rng(0)
+    passage = " ".join(f"w{number}" for number in rng.integers(0, 10**6, 300))
+    words = ("who", "what", "when", "did", "the", "cat", "town", "hall", "king", "river", "near")
+    asked = [
+        Row(
+            key=f"q{number}",
+            fields={"p": passage, "q": " ".join([*rng.choice(words, 6), str(number)])},
+            label=None,
+        )
+        for number in range(60)
+    ]
+    copies = [structs.replace(row, key=f"c{row.key}") for row in asked[20:40]]
+    found, cluster = measure_duplicates(Rows([*asked, *copies]))
+    assert cluster[60:].tolist() == list(range(20, 40))
+    assert found.surplus == 20
+
+
+def test_a_text_of_several_seeds_is_compared_with_the_rows_of_each() -> None:
+    """Twins of one seed are near by design; not so where another seed wrote one of them too."""
+    long = "sold the old house by the lake to a friend of his who had nowhere else to live then"
+    own, twin = (Row(key=who, fields={"t": f"{who} {long}"}, label=None, seed="s") for who in "xy")
+    assert clusters(Rows([own, twin])).tolist() == [0, 1]
+    assert clusters(Rows([own, twin, structs.replace(own, seed="t")])).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
