@@ -1,13 +1,15 @@
 """Who and what the texts name, by rules: countries, nationalities, given names, pronouns, jobs.
 
-Words are matched whole, so that a woman is not in Oman; capitalised entries as they are written or
-in capitals. No rule tells Georgia from Georgia, or Jordan the man from Jordan the country.
+Words are matched whole, so that a woman is not in Oman, and without what follows an apostrophe, so
+that France's is France; capitalised entries as they are written or in capitals. No rule tells
+Georgia from Georgia, or Jordan the man from Jordan the country.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -25,6 +27,14 @@ KINDS = ("countries", "nationalities", "names", "pronouns", "occupations")
 """What is counted by entry; `female` and `male` words are found besides."""
 TAGGED_KINDS = ("events", "products")
 """What only a spaCy model finds."""
+_ADDED = re.compile(r"'(?:s|d|m|ll|re|ve)$", re.IGNORECASE)
+
+
+class Spoken(NamedTuple):
+    """The words of the texts by the numbers of their bare spellings, shape (words,)."""
+
+    flat: NDArray[np.int32]
+    numbers: Mapping[str, int]
 
 
 class Words(Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,14 +71,22 @@ def find_entities(rows: Rows, model: str | None = None) -> dict[str, Mentions]:
     if model is not None:
         tagged = tag_entities(rows, model, forms.pop("countries"), forms.pop("nationalities"))
         del forms["names"]
-    cased = {word: number for number, word in enumerate(tokens.spellings)}
-    folded = {word: number for number, word in enumerate(tokens.words)}
+    cased, folded = _spoken(tokens.cased, tokens.spellings), _spoken(tokens.ids, tokens.words)
     return tagged | {kind: _mentions(tokens, of, cased, folded) for kind, of in forms.items()}
 
 
-def _mentions(
-    tokens: Tokens, forms: Forms, cased: Mapping[str, int], folded: Mapping[str, int]
-) -> Mentions:
+def _bare(word: str) -> str:
+    """Without a possessive or a contracted verb: France's, she'll."""
+    return _ADDED.sub("", word.replace("\u2019", "'"))
+
+
+def _spoken(flat: NDArray[np.int32], spellings: Sequence[str]) -> Spoken:
+    numbers: dict[str, int] = {}
+    bare = [numbers.setdefault(_bare(word), len(numbers)) for word in spellings]
+    return Spoken(np.array(bare, dtype=np.int32)[flat] if len(flat) else flat, numbers)
+
+
+def _mentions(tokens: Tokens, forms: Forms, cased: Spoken, folded: Spoken) -> Mentions:
     """The longest form wins; no word belongs to two of them."""
     taken = np.zeros(len(tokens.cased), dtype=bool)
     owners: list[NDArray[np.int32]] = []
@@ -78,20 +96,20 @@ def _mentions(
         as_written = phrase[0] != phrase[0].lower()
         known = cased if as_written else folded
         for spelled in _spellings(phrase) if as_written else (phrase,):
-            numbers = [known.get(word, -1) for word in spelled]
+            numbers = [known.numbers.get(_bare(word), -1) for word in spelled]
             if -1 in numbers:
                 continue
             if len(numbers) == 1:
                 single[as_written][numbers[0]] = forms[phrase]
                 continue
-            at = _positions(tokens, numbers, as_written)
+            at = _positions(tokens.owners, known.flat, numbers)
             at = at[~taken[at]]
             for offset in range(len(numbers)):
                 taken[at + offset] = True
             owners.append(tokens.owners[at])
             entries += [forms[phrase]] * len(at)
     for as_written, numbered in single.items():
-        flat = tokens.cased if as_written else tokens.ids
+        flat = (cased if as_written else folded).flat
         wanted = np.zeros(max(len(tokens.spellings), 1), dtype=bool)
         wanted[list(numbered)] = True
         at = np.flatnonzero(wanted[flat] & ~taken) if len(flat) else np.zeros(0, dtype=np.int64)
@@ -114,14 +132,15 @@ def _spellings(phrase: Phrase) -> tuple[Phrase, ...]:
     return (phrase,) if capitals == phrase or len("".join(phrase)) < 4 else (phrase, capitals)
 
 
-def _positions(tokens: Tokens, numbers: list[int], as_written: bool) -> NDArray[np.int64]:
+def _positions(
+    owners: NDArray[np.int32], flat: NDArray[np.int32], numbers: list[int]
+) -> NDArray[np.int64]:
     """Where these words stand in a row within one text."""
-    flat = tokens.cased if as_written else tokens.ids
     at = np.flatnonzero(flat == numbers[0])
     at = at[at + len(numbers) <= len(flat)]
     for offset, number in enumerate(numbers[1:], 1):
         at = at[flat[at + offset] == number]
-    return np.asarray(at[tokens.owners[at] == tokens.owners[at + len(numbers) - 1]])
+    return np.asarray(at[owners[at] == owners[at + len(numbers) - 1]])
 
 
 # ---- the lexicon

@@ -44,6 +44,17 @@ from tests.analysis.sets import rows_of
         ("Two nurses and an Engineer.", "occupations", {"nurse", "engineer"}),
         ("The waitress left.", "female", {"female"}),
         ("Sheila's brother", "male", {"male"}),
+        ("Sheila's book", "female", {"female"}),
+        ("France's president met Iraq\u2019s army.", "countries", {"France", "Iraq"}),
+        ("FRANCE'S LOSS IS SOUTH KOREA'S GAIN", "countries", {"France", "South Korea"}),
+        ("The Lao People's Democratic Republic's", "countries", {"Laos"}),
+        ("C\u00f4te d'Ivoire's coast", "countries", {"C\u00f4te d'Ivoire"}),
+        ("The Finns' boat, a Swede's oar.", "nationalities", {"Finnish", "Swedish"}),
+        ("Maria's book", "names", {"Maria"}),
+        ("She's gone and they'll come.", "pronouns", {"female", "neutral"}),
+        ("He\u2019d have left.", "pronouns", {"male"}),
+        ("The nurse's bag", "occupations", {"nurse"}),
+        ("Let's go; we can't.", "countries", set()),
     ],
 )
 def test_what_a_text_names(text: str, kind: str, wanted: set[str]) -> None:
