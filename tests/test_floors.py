@@ -66,9 +66,8 @@ PLACES: dict[str, tuple[str, ...]] = {
     "spacy": ("analysis/tagger.py",),
     "umap": ("analysis/projection.py",),
     **dict.fromkeys(("scipy", "sklearn", "threadpoolctl"), ("analysis/",)),
-    **dict.fromkeys(
-        ("torch", "transformers", "tokenizers", "safetensors", "deepspeed", "peft"), ("finetune/",)
-    ),
+    "transformers": ("finetune/", "analysis/embedding.py"),
+    **dict.fromkeys(("torch", "tokenizers", "safetensors", "deepspeed", "peft"), ("finetune/",)),
 }
 """Third-party package to the files or folders that may import it; "" is everywhere."""
 
