@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 NEEDS = "targen analyze needs more packages: pip install 'targen-async[analysis]'"
 EXIT_INTERRUPTED = 130
+MOST_SEED = 2**32 - 1
+"""What scikit-learn and UMAP take."""
 _WIDTH = 35
 
 
@@ -95,6 +97,10 @@ def _run(
         from targen_async.analysis.report.page import write_report
     except ImportError as error:
         raise UserError(f"{NEEDS} ({error.name} is missing)") from error
+    if not 0 <= options.random_seed <= MOST_SEED:
+        raise UserError(
+            f"--random-seed is a whole number from 0 to {MOST_SEED}, not {options.random_seed}"
+        )
     if options.text is None and (options.label or options.key):
         raise UserError("--label and --key go with --text: name the columns with texts too")
     columns = None

@@ -4,6 +4,7 @@ Bad input is told in one sentence that names the file and the line or row.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -200,22 +201,29 @@ def _label_text(value: Any) -> str | None:  # noqa: ANN401
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+@contextmanager
+def _readable(path: Path, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path} cannot be read as {kind}: {why}") from error
+
+
 def _parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     import pyarrow.parquet as parquet
 
-    try:
-        file = parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as Parquet: {error}") from error
-    names = _class_names(file.schema_arrow.metadata or {})
     number = 0
-    for batch in file.iter_batches(batch_size=1024):
-        for row in batch.to_pylist():
-            number += 1
-            for column in names.keys() & row.keys():
-                value = row[column]
-                row[column] = names[column][value] if value is not None and value >= 0 else None
-            yield number, row
+    with _readable(path, "Parquet"):
+        file = parquet.ParquetFile(path)
+        names = _class_names(file.schema_arrow.metadata or {})
+        for batch in file.iter_batches(batch_size=1024):
+            for row in batch.to_pylist():
+                number += 1
+                for column in names.keys() & row.keys():
+                    value = row[column]
+                    row[column] = names[column][value] if value is not None and value >= 0 else None
+                yield number, row
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
@@ -239,15 +247,13 @@ def _saved(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise UserError(
             f"{path}: reading a folder of `datasets` needs `pip install 'targen-async[data]'`"
         ) from error
-    try:
+    with _readable(path, "a data set of `datasets`"):
         table = datasets.load_from_disk(str(path))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a data set of `datasets`: {error}") from error
-    named = {
-        name: feature for name, feature in table.features.items() if hasattr(feature, "int2str")
-    }
-    for number, row in enumerate(table, 1):
-        for name, feature in named.items():
-            value = row[name]
-            row[name] = None if value is None or value < 0 else feature.int2str(value)
-        yield number, row
+        named = {
+            name: feature for name, feature in table.features.items() if hasattr(feature, "int2str")
+        }
+        for number, row in enumerate(table, 1):
+            for name, feature in named.items():
+                value = row[name]
+                row[name] = None if value is None or value < 0 else feature.int2str(value)
+            yield number, row

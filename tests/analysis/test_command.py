@@ -143,6 +143,8 @@ def test_mistakes_are_told_in_one_sentence(
         ([tmp_path / "none", "--out", tmp_path / "o"], "there is no file"),
         ([data, "--out", tmp_path / "file", "--text", "t"], "cannot write"),
         ([data, "--out", tmp_path / "o", "--text", "t", "--embeddings", tmp_path], "embedding"),
+        ([data, "--out", tmp_path / "o", "--random-seed", "-1"], "from 0 to 4294967295, not -1"),
+        ([data, "--out", tmp_path / "o", "--random-seed", 2**32], "not 4294967296"),
     ):
         assert cli.main(["analyze", *map(str, arguments)]) == 2
         error = capsys.readouterr().err

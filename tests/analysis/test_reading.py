@@ -151,6 +151,28 @@ def test_an_export_is_read_as_the_run_it_was_made_of(tmp_path: Path, form: Form,
     assert [dict(row.fields) for row in found.rows] == [dict(row.fields) for row in wanted.rows]
 
 
+@pytest.mark.parametrize("form", ["parquet", "datasets"])
+def test_a_damaged_file_is_told(tmp_path: Path, form: str) -> None:
+    """Its head and its foot are intact."""
+    table = pytest.importorskip("pyarrow").table({"t": [f"text {n} {n**5}" for n in range(5000)]})
+    if form == "parquet":
+        path = damaged = tmp_path / "d.parquet"
+        pytest.importorskip("pyarrow.parquet").write_table(table, path)
+        start, end = 2000, 60000
+    else:
+        path = tmp_path / "saved"
+        dataset = pytest.importorskip("datasets").Dataset(table)
+        dataset.save_to_disk(str(path))
+        damaged = next(path.glob("*.arrow"))
+        start, end = -40000, -20000
+    content = bytearray(damaged.read_bytes())
+    content[start:end] = b"\xff" * (end - start)
+    damaged.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read as") as error:
+        read_rows(path, Columns(texts=("t",)))
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
 GOOD = json.dumps(OFFICIAL["rte"][0]).encode() + b"\n"
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "holds no rows"),
