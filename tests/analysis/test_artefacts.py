@@ -106,6 +106,14 @@ def test_a_length_that_tells_nothing_gains_nothing() -> None:
     assert np.mean(gains) < 0.03
 
 
+def test_a_field_without_words_gains_nothing() -> None:
+    fields = [{"x": text, "y": "..." if n % 3 else ""} for n, text in enumerate(prose(40))]
+    rows = [Row(key=str(n), fields=of, label="ab"[n % 2]) for n, of in enumerate(fields)]
+    found = measure_artefacts(Rows(rows)).one_field["y"]
+    assert isinstance(found, OneField)
+    assert found.gain.value == 0
+
+
 @pytest.mark.parametrize("labels", [["a"], ["a", "a"], [None, None], ["a", "b"]])
 def test_sets_that_are_too_small_have_an_outcome(labels: list[str | None]) -> None:
     rows = [Row(key=str(n), fields={"x": "a", "y": "b"}, label=y) for n, y in enumerate(labels)]

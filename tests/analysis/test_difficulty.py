@@ -72,6 +72,14 @@ def test_no_row_is_scored_by_a_model_that_has_seen_its_text() -> None:
     found = measure_difficulty(rows := rows_of(texts, labels), fitted(rows))
     assert isinstance(found, Difficulty)
     assert found.accuracy.value < 0.62
+    # Nor is its strength chosen by rows whose copies it was fitted on: that would reward memory.
+    assert abs(found.v_information.value) < 0.05
+
+
+@pytest.mark.parametrize("text", ["", "..."])
+def test_texts_without_words_tell_nothing(text: str) -> None:
+    fit = fitted(rows_of([text] * 40, ["no", "yes"] * 20))
+    assert pvi_of(fit).tolist() == [0.0] * 40
 
 
 def test_groups_are_whole_in_a_fold_and_labels_are_spread() -> None:
