@@ -80,11 +80,9 @@ class Dealt(Struct, frozen=True, kw_only=True):
     folds: NDArray[np.int64]
 
     def parts(self) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
-        """(fold, rows to train on, rows to ask for) of each fold that has rows."""
+        """(fold, rows to train on, rows to ask for) of each fold."""
         for fold in range(FOLDS):
-            inside, outside = np.flatnonzero(self.folds != fold), np.flatnonzero(self.folds == fold)
-            if len(outside):
-                yield fold, inside, outside
+            yield fold, np.flatnonzero(self.folds != fold), np.flatnonzero(self.folds == fold)
 
 
 def deal(rows: Rows, seed: int) -> Dealt | Unfit:
@@ -103,6 +101,8 @@ def deal(rows: Rows, seed: int) -> Dealt | Unfit:
     numbers = np.searchsorted(np.array(kept, dtype=object), given[places]).astype(np.int64)
     chosen = rows.take(places)
     folds = deal_folds(groups(chosen), numbers, seed)
+    if len(np.unique(folds)) < FOLDS:
+        return Unfit(reason=f"rows of one seed or text make fewer than {FOLDS} groups")
     return Dealt(chosen=chosen, places=places, labels=tuple(kept), given=numbers, folds=folds)
 
 

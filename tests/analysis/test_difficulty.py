@@ -127,6 +127,18 @@ def test_rows_that_have_no_difficulty_say_why(labels: list[str | None], told: st
     assert told in found.reason
 
 
+@pytest.mark.parametrize("passages", [1, 4])
+def test_rows_of_few_passages_have_no_difficulty(passages: int) -> None:
+    """Nothing is left to learn from where all rows of a group are asked: 0 bits would be made up."""
+    rows = [
+        Row(key=str(n), fields={"p": f"passage {n % passages} of a few"}, label="aab"[n % 3])
+        for n in range(60)
+    ]
+    found = crossfit(Rows(rows))
+    assert isinstance(found, Unfit)
+    assert "fewer than 5 groups" in found.reason
+
+
 def test_rare_labels_are_left_out_and_counted() -> None:
     rows, _ = learnable(200)
     rare = Rows([*rows.rows, Row(key="x", fields={"text": "a1"}, label="maybe")])
