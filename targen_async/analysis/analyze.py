@@ -30,7 +30,7 @@ from targen_async.analysis.trained import Trainer, crossfit_trained
 from targen_async.errors import UserError
 from targen_async.records import row_digest
 
-VERSION = 2
+VERSION = 3
 """Of analysis.json: raised when a field changes its meaning or goes."""
 ANALYSIS, ROWS = "analysis.json", "rows.jsonl"
 _DIGITS = 6

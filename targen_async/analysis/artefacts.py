@@ -1,5 +1,6 @@
 """Artefacts: what gives the label away without the task being solved."""
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,14 +13,18 @@ from targen_async.analysis.rows import Rows
 
 _READ = 10_000
 """Rows that the baseline of one field alone is measured on at most."""
+_NUMBERED = re.compile(r"(.*?)(?:\d+|(?<![A-Za-z])[A-Za-z])")
+"""A name with a number or a lone letter at its end."""
+_CHOICES = ("choice", "option", "answer", "ending", "solution", "sol")
+"""What fields are called of which a label that is a number tells the right one."""
 
 
-class Position(Struct, frozen=True, kw_only=True):
-    """Where the label names a field, such as choice1 or choice2."""
+class Position(Struct, frozen=True, kw_only=True, tag="measured"):
+    """Where the label tells which field is right, such as choice1 or choice2."""
 
     shares: Mapping[str, Estimate]
-    """Of the rows by the field that is right; without a position bias the interval of each covers
-    one by the number of fields."""
+    """Of the rows by the field that is right, a field that never is among them; without a position
+    bias the interval of each covers one by the number of fields."""
     longest_is_right: Estimate
     """Of the rows in which one of these fields is longer, in words, than all others."""
 
@@ -46,8 +51,8 @@ class OneField(Struct, frozen=True, kw_only=True, tag="measured"):
 
 
 class Artefacts(Struct, frozen=True, kw_only=True):
-    position: Position | None
-    """None where labels do not name fields."""
+    position: Position | Unfit | None
+    """None where neither labels nor names of fields tell of choices."""
     length: Mapping[str, Length]
     """By field; empty where labels cannot be classified."""
     one_field: Mapping[str, OneField | Unfit]
@@ -65,30 +70,59 @@ def measure_artefacts(rows: Rows, *, seed: int = 0) -> Artefacts:
     )
 
 
-def _position(rows: Rows, seed: int) -> Position | None:
-    slots = rows.labels
-    if rows.open_labels or len(slots) < 2 or not set(slots) <= set(rows.fields):
+def _position(rows: Rows, seed: int) -> Position | Unfit | None:
+    if rows.open_labels or not rows.labels:
         return None
-    right = np.array([slots.index(row.label) for row in rows.rows if row.label is not None])
-    words = np.array(
-        [
-            [len(row.fields[slot].split()) for slot in slots]
-            for row in rows.rows
-            if row.label is not None
-        ]
-    )
+    slots = _slots(rows)
+    if slots is None or isinstance(slots, Unfit):
+        return slots
+    names = sorted(set(slots.values()), key=rows.fields.index)
+    known = [row for row in rows.rows if row.label is not None]
+    right = np.array([names.index(slots[row.label or ""]) for row in known])
+    words = np.array([[len(row.fields.get(name, "").split()) for name in names] for row in known])
     ordered = np.sort(words, axis=1)
     clear = ordered[:, -1] > ordered[:, -2]
     longest = (words.argmax(axis=1) == right)[clear].astype(np.float64)
     return Position(
         shares={
-            slot: bootstrap_mean((right == number).astype(np.float64), seed)
-            for number, slot in enumerate(slots)
+            name: bootstrap_mean((right == number).astype(np.float64), seed)
+            for number, name in enumerate(names)
         },
         longest_is_right=bootstrap_mean(longest, seed)
         if len(longest)
-        else Estimate(value=1 / len(slots), rows=0),
+        else Estimate(value=1 / len(names), rows=0),
     )
+
+
+def _slots(rows: Rows) -> Mapping[str, str] | Unfit | None:
+    """Label to the field that it says is right, also labels that no row has; None where there are
+    no choices."""
+    named = [label for label in rows.labels if label in rows.fields]
+    if named:
+        stems = {_stem(label) for label in named} - {None}
+        names = [name for name in rows.fields if name in named or _stem(name) in stems]
+        slots = {name: name for name in names}
+        told = f"no field, {named[0]!r} does"
+    else:
+        names = [name for name in rows.fields if (_stem(name) or "").strip("_- ") in _CHOICES]
+        if len(names) < 2:
+            return None
+        # From 0 as in SuperGLUE's files, unless only counting from 1 has a field for each.
+        first = int("0" not in rows.labels and str(len(names)) in rows.labels)
+        slots = {str(first + place): name for place, name in enumerate(names)}
+        told = f"none of {', '.join(names)}"
+    if strange := [label for label in rows.labels if label not in slots]:
+        return Unfit(reason=f"label {strange[0]!r} names {told}")
+    if len(slots) < 2:
+        return Unfit(
+            reason=f"all rows have label {named[0]!r}, and no other field is named like it"
+        )
+    return slots
+
+
+def _stem(name: str) -> str | None:
+    found = _NUMBERED.fullmatch(name)
+    return found[1].lower() if found else None
 
 
 def _lengths(rows: Rows, seed: int) -> dict[str, Length]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
-from targen_async.analysis.artefacts import Artefacts
+from targen_async.analysis.artefacts import Artefacts, Position
 from targen_async.analysis.crossfit import Unfit
 from targen_async.analysis.duplicates import Duplicates
 from targen_async.analysis.estimate import Estimate
@@ -51,10 +51,11 @@ def findings_of(
 
 
 def _leaks(artefacts: Artefacts) -> Iterator[Finding]:
-    if artefacts.position is not None:
+    if isinstance(artefacts.position, Position):
         even = 1 / len(artefacts.position.shares)
         shares = artefacts.position.shares
-        slot = max(shares, key=lambda name: shares[name].value)
+        # Of two that are as far off the one that is right more often.
+        slot = max(shares, key=lambda n: (round(abs(shares[n].value - even), 6), shares[n].value))
         if _off(shares[slot], even):
             text = f"{slot} is right in {_percent(shares[slot])} of the rows, not in {even:.0%}"
             yield Finding(kind="position", text=text)

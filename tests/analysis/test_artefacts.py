@@ -1,13 +1,15 @@
 """Leaks that are planted are found; sets without them are left alone."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
-from targen_async.analysis.artefacts import Artefacts, OneField, measure_artefacts
+from targen_async.analysis.artefacts import Artefacts, OneField, Position, measure_artefacts
 from targen_async.analysis.crossfit import Unfit
 from targen_async.analysis.duplicates import Duplicates
 from targen_async.analysis.estimate import Estimate
-from targen_async.analysis.findings import findings_of
+from targen_async.analysis.findings import Finding, findings_of
 from targen_async.analysis.labels import LabelQuality
 from targen_async.analysis.rows import Row, Rows
 from tests.analysis.sets import prose, rows_of
@@ -24,8 +26,12 @@ NO_LABELS = LabelQuality(
 )
 
 
+def leaks(found: Artefacts) -> tuple[Finding, ...]:
+    return findings_of(NO_LABELS, NO_DUPLICATES, found, ())
+
+
 def kinds(found: Artefacts) -> set[str]:
-    return {finding.kind for finding in findings_of(NO_LABELS, NO_DUPLICATES, found, ())}
+    return {finding.kind for finding in leaks(found)}
 
 
 def choices(first: float, longer: float = 0.5, count: int = 600) -> Rows:
@@ -44,17 +50,69 @@ def choices(first: float, longer: float = 0.5, count: int = 600) -> Rows:
 
 def test_a_position_bias_of_70_to_30_is_found() -> None:
     found = measure_artefacts(choices(0.7))
-    assert found.position is not None
+    assert isinstance(found.position, Position)
     assert found.position.shares["choice1"].value == pytest.approx(0.7, abs=0.04)
     assert "position" in kinds(found)
     assert "length" not in kinds(found)
-    assert measure_artefacts(choices(0.5)).position is not None
+    assert isinstance(measure_artefacts(choices(0.5)).position, Position)
     assert kinds(measure_artefacts(choices(0.5))) == set()
+
+
+def slots(names: Sequence[str], labels: Sequence[str]) -> Artefacts:
+    rows = [
+        Row(key=str(n), fields=dict.fromkeys(names, text), label=labels[n % len(labels)])
+        for n, text in enumerate(prose(60, 6))
+    ]
+    return measure_artefacts(Rows(rows))
+
+
+def shares(found: Artefacts) -> dict[str, float]:
+    assert isinstance(found.position, Position), found.position
+    return {slot: round(share.value, 3) for slot, share in found.position.shares.items()}
+
+
+def test_a_choice_that_is_always_right_and_one_that_never_is_are_found() -> None:
+    """The other choices are fields too, though no label names them."""
+    found = slots(("premise", "choice1", "choice2"), ["choice1"])
+    assert shares(found) == {"choice1": 1, "choice2": 0}
+    assert "position" in kinds(found)
+    found = slots(("choice1", "choice2", "choice3"), ["choice1", "choice2"])
+    assert shares(found) == {"choice1": 0.5, "choice2": 0.5, "choice3": 0}
+    assert "position" in kinds(found)
+    [told] = [one.text for one in leaks(found) if one.kind == "position"]
+    assert told.startswith("choice3 is right in 0.0%")
+
+
+def test_numbers_name_choices_by_their_place() -> None:
+    """From 0, as in the files of the hub, or from 1 where no label is 0 and one is the last."""
+    names = ("premise", "choice1", "choice2")
+    assert shares(slots(names, ["0", "0", "1"])) == {"choice1": 0.667, "choice2": 0.333}
+    assert shares(slots(names, ["1", "1", "2"])) == {"choice1": 0.667, "choice2": 0.333}
+    assert shares(slots(("option_a", "option_b"), ["0"])) == {"option_a": 1, "option_b": 0}
+    # Two sentences are no choices: their numbers are labels such as entailment.
+    assert slots(("sentence1", "sentence2"), ["0", "0", "1"]).position is None
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "told"),
+    [
+        (("left", "right"), ["left"], "no other field is named like it"),
+        (("choice1", "choice2"), ["choice1", "neither"], "'neither' names no field"),
+        (("choice1", "choice2"), ["yes", "no"], "'no' names none of choice1, choice2"),
+        (("choice1", "choice2"), ["0", "7"], "'7' names none of choice1, choice2"),
+    ],
+)
+def test_choices_that_cannot_be_told_apart_say_why(
+    names: Sequence[str], labels: Sequence[str], told: str
+) -> None:
+    found = slots(names, labels).position
+    assert isinstance(found, Unfit)
+    assert told in found.reason
 
 
 def test_a_longer_right_choice_is_found() -> None:
     found = measure_artefacts(choices(0.5, longer=0.75))
-    assert found.position is not None
+    assert isinstance(found.position, Position)
     assert found.position.longest_is_right.value == pytest.approx(0.75, abs=0.04)
     assert "length" in kinds(found)
 

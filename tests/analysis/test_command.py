@@ -193,7 +193,7 @@ def test_the_schema_is_that_of_the_structs_and_a_file_keeps_it(tmp_path: Path) -
 
 def test_a_file_that_is_no_analysis(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
-    with pytest.raises(UserError, match="is no analysis of version 2"):
+    with pytest.raises(UserError, match="is no analysis of version 3"):
         read_analysis(tmp_path / "a.json")
 
 

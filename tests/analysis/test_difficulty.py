@@ -129,7 +129,7 @@ def test_rows_that_have_no_difficulty_say_why(labels: list[str | None], told: st
 
 @pytest.mark.parametrize("passages", [1, 4])
 def test_rows_of_few_passages_have_no_difficulty(passages: int) -> None:
-    """Nothing is left to learn from where all rows of a group are asked: 0 bits would be made up."""
+    """Nothing is left to learn from where all rows of a group are asked: 0 bits is made up."""
     rows = [
         Row(key=str(n), fields={"p": f"passage {n % passages} of a few"}, label="aab"[n % 3])
         for n in range(60)

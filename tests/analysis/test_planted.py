@@ -96,6 +96,15 @@ def test_a_position_bias_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert told[0].startswith("choice1 is right in 70.0%")
 
 
+def test_a_position_that_is_always_right_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = first_screen(tmp_path, capsys, copa(60, first=1.0))
+    assert [line.partition(" of the rows")[0] for line in told] == [
+        "choice1 is right in 100.0% (100.0% to 100.0%)"
+    ]
+
+
 def test_a_sound_set_has_no_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     held_out = write_lines(tmp_path / "evaluation.jsonl", nli(200, told=False, seed=8))
     assert first_screen(tmp_path, capsys, copa(800, first=0.5)) == []

@@ -73,6 +73,14 @@ def test_a_sound_set_has_every_check_clear_or_told_why_not() -> None:
     assert states == sorted(states), "what was not measured stands last"
 
 
+def test_a_position_that_cannot_be_told_says_why() -> None:
+    pairs = [{"left": text, "right": "another"} for text in prose(20)]
+    rows = Rows([Row(key=str(n), fields=pair, label="left") for n, pair in enumerate(pairs)])
+    checks = {check.kind: check for check in checks_of(analyze(rows)[0])}
+    assert checks["position"].state == "unknown"
+    assert checks["position"].text.startswith("all rows have label 'left'")
+
+
 def test_identical_sets_are_told_as_equal_in_every_area() -> None:
     rows, _ = learnable(300)
     other, _ = learnable(300)

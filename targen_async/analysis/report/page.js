@@ -241,7 +241,7 @@ function bias() {
 }
 
 function leaks() {
-  const places = spread((m) => m.artefacts.position && { ...m.artefacts.position.shares, "the longest": m.artefacts.position.longest_is_right });
+  const places = spread((m) => measured(m.artefacts.position) && { ...m.artefacts.position.shares, "the longest": m.artefacts.position.longest_is_right });
   const even = places.length ? 1 / (new Set(places.map((row) => row.name)).size - 1) : 0;
   const lengths = spread((m) => Object.fromEntries(Object.entries(m.artefacts.length).flatMap(([field, length]) =>
     Object.entries(length.words).map(([label, words]) => [`${field}: ${label}`, words]))));

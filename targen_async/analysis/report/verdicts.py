@@ -138,7 +138,9 @@ def _unfound(analysis: Analysis) -> dict[str, tuple[State, str]]:
         told["overlap"] = ("unknown", "no file to look in: name one with --evaluation")
     share = with_interval(data.duplicates.share, percent=True)
     told["near_duplicates"] = ("clear", f"{share} of the rows")
-    if artefacts.position is not None:
+    if isinstance(artefacts.position, Unfit):
+        told["position"] = ("unknown", artefacts.position.reason)
+    elif artefacts.position is not None:
         told["position"] = ("clear", "each position is right about as often")
     if artefacts.length:
         gains = [length.gain for length in artefacts.length.values()]
