@@ -35,10 +35,10 @@ import torch
 import transformers
 
 from targen_async.errors import TargenError
-from targen_async.finetune.batches import epoch_steps, padding_efficiency, plan_batches
+from targen_async.finetune.batches import epoch_steps, padding_efficiency
 from targen_async.finetune.config import ModelChoice, Training
 from targen_async.finetune.engine import Engine
-from targen_async.finetune.feeds import Feed, Sample, feed_of, lengths_of
+from targen_async.finetune.feeds import Feed, Sample, feed_of, lengths_of, plan_samples
 from targen_async.finetune.meter import device_peak, known_shape, peak_memory
 from targen_async.finetune.models import Model
 from targen_async.finetune.needs import GIB
@@ -210,10 +210,9 @@ def search(bench: Bench, most: int) -> tuple[int, bool]:
 
 def mix(bench: Bench, rows: int, saving: bool) -> None:
     """Batches by tokens over lengths as they come."""
-    lengths = mixed_lengths(4000)
-    samples = samples_of_lengths(lengths)
+    samples = samples_of_lengths(mixed_lengths(4000))
     tokens = rows * (READ + WRITTEN)
-    plan = plan_batches([s for s, _ in lengths], [t for _, t in lengths], tokens=tokens)
+    plan = plan_samples(samples, "encoder-decoder", tokens=tokens)
     steps = epoch_steps(plan, 0)
     batches = [[samples[n] for batch in step for n in batch] for step in steps]
     with engine_of(bench, "sdpa", gradient_checkpointing=saving) as (engine, model):

@@ -35,7 +35,7 @@ from msgspec.structs import replace
 from torch.nn import functional
 
 from targen_async.finetune.answering import tokens_for
-from targen_async.finetune.batches import epoch_steps, padding_efficiency, plan_batches, run_steps
+from targen_async.finetune.batches import epoch_steps, padding_efficiency, run_steps
 from targen_async.finetune.checkpoints import seed_rank
 from targen_async.finetune.config import TrainConfig
 from targen_async.finetune.feeds import (
@@ -44,6 +44,7 @@ from targen_async.finetune.feeds import (
     feed_of,
     lengths_of,
     loss_sum,
+    plan_samples,
     samples_of,
     weight_of,
 )
@@ -146,10 +147,7 @@ def bare_of(config: TrainConfig, tokenizer: Path) -> Bare:
 
 def grouped(bare: Bare) -> tuple[list[list[Sample]], float]:
     """The batches of our loop, and their share of real tokens."""
-    lengths = [lengths_of(one, bare.model.family) for one in bare.samples]
-    plan = plan_batches(
-        [source for source, _ in lengths], [target for _, target in lengths], tokens=TOKENS
-    )
+    plan = plan_samples(bare.samples, bare.model.family, tokens=TOKENS)
     first = epoch_steps(plan, 0)
     steps = list(islice(run_steps(plan, len(first)), bare.steps))
     share = padding_efficiency(plan, first)

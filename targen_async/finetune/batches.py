@@ -2,8 +2,9 @@
 
 Padding is what a batch computes for nothing. Here examples are sorted by padded source and target
 length, cut into batches that fill a budget of tokens, and the batches are dealt out in a seeded
-order, the longest first: what does not fit into memory fails in the first step. Nothing depends on
-the number of ranks: a step is a fixed number of batches, and rank r of R takes every R-th of them.
+order, the longest and the largest first: what does not fit into memory fails within two steps.
+Nothing depends on the number of ranks: a step is a fixed number of batches, and rank r of R takes
+every R-th of them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,9 +28,14 @@ class BatchPlan(Struct, frozen=True, kw_only=True):
     """Everything the order of training depends on."""
 
     sources: Lengths
-    """Source tokens of each example; all tokens, where there is one sequence."""
+    """Source tokens of each example's longest row; all its tokens, where nothing is written."""
     targets: Lengths
-    """Target tokens of each example; zeros, where there is one sequence."""
+    """Target tokens of each example; zeros, where nothing is written."""
+    rows: Lengths
+    """Rows of each example: more than one where an encoder compares options. All rows of a batch
+    are padded to its longest one."""
+    real: Lengths
+    """Tokens of each example in all its rows, without padding."""
     tokens: int | None = None
     """Most padded tokens of a batch, source and target together. One of `tokens` and `examples`."""
     examples: int | None = None
@@ -45,16 +51,22 @@ def plan_batches(
     sources: Sequence[int] | Lengths,
     targets: Sequence[int] | Lengths | None = None,
     *,
+    rows: Sequence[int] | Lengths | None = None,
+    real: Sequence[int] | Lengths | None = None,
     tokens: int | None = None,
     examples: int | None = None,
     batches: int = 1,
     random_seed: int = 0,
     multiple: int = 8,
 ) -> BatchPlan:
-    """A checked plan. Raises UserError where an example is longer than the budget, where there are
-    fewer examples than batches in a step, and where not one of `tokens` and `examples` is given."""
+    """A checked plan; an example is one row, all of which is real, where nothing else is said.
+
+    Raises UserError where an example is longer than the budget, where there are fewer examples than
+    batches in a step, and where not one of `tokens` and `examples` is given.
+    """
     source = np.asarray(sources, np.int64)
     target = np.zeros_like(source) if targets is None else np.asarray(targets, np.int64)
+    held = np.ones_like(source) if rows is None else np.asarray(rows, np.int64)
     if (tokens is None) == (examples is None):
         raise UserError("a batch is bounded by tokens or by a number of examples: give one of them")
     if len(source) < batches:
@@ -69,13 +81,15 @@ def plan_batches(
     plan = BatchPlan(
         sources=source,
         targets=target,
+        rows=held,
+        real=held * (source + target) if real is None else np.asarray(real, np.int64),
         tokens=tokens,
         examples=examples,
         batches=batches,
         random_seed=random_seed,
         multiple=multiple,
     )
-    longest = int(np.max(_padded(plan, source) + _padded(plan, target)))
+    longest = int(np.max(held * (_padded(plan, source) + _padded(plan, target))))
     if tokens is not None and longest > tokens:
         raise UserError(
             f"an example has {longest} tokens with its padding, and a batch takes {tokens}: raise "
@@ -97,17 +111,20 @@ def epoch_steps(plan: BatchPlan, epoch: int) -> list[Step]:
     # Targets rise in one source length and fall in the next: no jump where a batch spans the two.
     _, rank = np.unique(source, return_inverse=True)
     turned = np.where(rank % 2, -target, target)
-    order = shuffled[np.lexsort((turned[shuffled], source[shuffled]))]
+    order = shuffled[np.lexsort((plan.rows[shuffled], turned[shuffled], -source[shuffled]))]
     if plan.tokens is not None:
-        cuts = _by_tokens(source[order], target[order], plan.tokens)
+        cuts = _by_tokens(source[order], target[order], plan.rows[order], plan.tokens)
         cuts = _whole_steps(cuts, len(order), plan.batches)
     else:
         cuts = _by_examples(len(order), plan.examples or 1, plan.batches)
     held = np.split(order, cuts[1:-1])
     steps = [tuple(held[n : n + plan.batches]) for n in range(0, len(held), plan.batches)]
-    first = max(range(len(steps)), key=lambda n: _size(steps[n], source, target))
-    rest = [n for n in range(len(steps)) if n != first]
-    return [steps[first], *(steps[rest[n]] for n in draw.permutation(len(rest)))]
+    sizes = [(_longest(plan, step), _largest(plan, step)) for step in steps]
+    longest = max(range(len(steps)), key=lambda n: sizes[n])
+    largest = max(range(len(steps)), key=lambda n: sizes[n][::-1])
+    first = list(dict.fromkeys((longest, largest)))
+    rest = [n for n in range(len(steps)) if n not in first]
+    return [steps[n] for n in (*first, *(rest[n] for n in draw.permutation(len(rest))))]
 
 
 def rank_batches(step: Step, rank: int, ranks: int) -> Step:
@@ -138,9 +155,14 @@ def padding_efficiency(plan: BatchPlan, steps: Sequence[Step], ranks: int = 1) -
     real, computed = 0, 0
     for step in steps:
         costs = [_cost(plan, batch) for batch in step]
-        real += sum(int((plan.sources[b] + plan.targets[b]).sum()) for b in step)
+        real += real_tokens(plan, step)
         computed += sum(max(costs[n : n + ranks]) * ranks for n in range(0, len(costs), ranks))
     return real / computed
+
+
+def real_tokens(plan: BatchPlan, step: Step) -> int:
+    """Tokens of a step without padding."""
+    return sum(int(plan.real[batch].sum()) for batch in step)
 
 
 def _padded(plan: BatchPlan, lengths: Lengths) -> Lengths:
@@ -149,25 +171,34 @@ def _padded(plan: BatchPlan, lengths: Lengths) -> Lengths:
 
 def _cost(plan: BatchPlan, batch: Batch) -> int:
     """Padded tokens of a batch."""
-    widths = (_padded(plan, lengths[batch]).max() for lengths in (plan.sources, plan.targets))
-    return len(batch) * int(sum(widths))
+    widths = (_padded(plan, held[batch]).max() for held in (plan.sources, plan.targets))
+    return int(plan.rows[batch].sum()) * int(sum(widths))
 
 
-def _size(step: Step, source: Lengths, target: Lengths) -> tuple[int, int]:
-    """By what the longest step is told: its longest example, then how many have room for it."""
-    examples = np.concatenate(step)
-    return int((source[examples] + target[examples]).max()), len(examples)
+def _longest(plan: BatchPlan, step: Step) -> int:
+    """Padded tokens of the longest row of a step."""
+    batch = np.concatenate(step)
+    return int((_padded(plan, plan.sources[batch]) + _padded(plan, plan.targets[batch])).max())
 
 
-def _by_tokens(source: Lengths, target: Lengths, tokens: int) -> list[int]:
+def _largest(plan: BatchPlan, step: Step) -> int:
+    """Padded tokens of the largest batch of a step; of all of it where it has a fixed number of
+    examples, so that their order does not depend on how it is cut."""
+    parts = step if plan.tokens is not None else (np.concatenate(step),)
+    return max(_cost(plan, batch) for batch in parts)
+
+
+def _by_tokens(source: Lengths, target: Lengths, rows: Lengths, tokens: int) -> list[int]:
     """Where batches begin, and the end: each as long as its padded tokens stay in the budget."""
-    cuts, widest, deepest = [0], 0, 0
-    for number, (length, depth) in enumerate(zip(source.tolist(), target.tolist(), strict=True)):
+    cuts, widest, deepest, held = [0], 0, 0, 0
+    for number, (length, depth, more) in enumerate(
+        zip(source.tolist(), target.tolist(), rows.tolist(), strict=True)
+    ):
         wide, deep = max(widest, length), max(deepest, depth)
-        if (number - cuts[-1] + 1) * (wide + deep) > tokens:
+        if (held + more) * (wide + deep) > tokens:
             cuts.append(number)
-            wide, deep = length, depth
-        widest, deepest = wide, deep
+            wide, deep, held = length, depth, 0
+        widest, deepest, held = wide, deep, held + more
     return [*cuts, len(source)]
 
 

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from targen_async.errors import RunStopped, UserError
-from targen_async.finetune.batches import epoch_steps, plan_batches, run_steps
+from targen_async.finetune.batches import epoch_steps, run_steps
 from targen_async.finetune.config import ModelChoice, Training
 from targen_async.finetune.engine import PlainEngine
-from targen_async.finetune.feeds import feed_of, lengths_of, samples_of, score_items
+from targen_async.finetune.feeds import feed_of, plan_samples, samples_of, score_items
 from targen_async.finetune.models import (
     Model,
     build_model,
@@ -70,9 +70,8 @@ class Classifier:
         torch.set_num_threads(self._threads)
         model = build_model(self._choice, self._tokenizer, [str(n) for n in range(count)], seed)
         samples = samples_of(self._items(texts, labels, count), "encoder")
-        lengths = [lengths_of(sample, "encoder")[0] for sample in samples]
         training = self._training
-        plan = plan_batches(lengths, examples=training.examples, random_seed=seed)
+        plan = plan_samples(samples, "encoder", examples=training.examples, random_seed=seed)
         per_epoch = len(epoch_steps(plan, 0))
         steps = per_epoch * round(training.epochs)
         engine = PlainEngine(model.network, training, self._device)

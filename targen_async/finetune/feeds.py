@@ -12,6 +12,7 @@ from msgspec import Struct
 from torch import Tensor
 from torch.nn import functional
 
+from targen_async.finetune.batches import BatchPlan, plan_batches
 from targen_async.finetune.forms import Family
 from targen_async.finetune.models import Model
 from targen_async.finetune.tokens import Item
@@ -78,13 +79,44 @@ def pack_samples(samples: Sequence[Sample], width: int) -> list[Pack]:
 
 
 def lengths_of(sample: Sample | Pack, family: Family) -> tuple[int, int]:
-    """Source and target tokens, as a plan of batches counts them."""
+    """Source and target tokens of a sample's longest row."""
     if isinstance(sample, Pack):
         return sum(sum(lengths_of(one, family)) for one in sample.samples), 0
     if sample.choice is None:
-        return len(sample.item.sources) * max(map(len, sample.item.sources)), 0
+        return max(map(len, sample.item.sources)), 0
     source, target = len(sample.item.sources[0]), len(sample.item.choices[sample.choice])
     return (source, target) if family == "encoder-decoder" else (source + target, 0)
+
+
+def plan_samples(
+    samples: Sequence[Sample] | Sequence[Pack],
+    family: Family,
+    *,
+    tokens: int | None = None,
+    examples: int | None = None,
+    batches: int = 1,
+    random_seed: int = 0,
+) -> BatchPlan:
+    """`plan_batches` over the shapes that `feed_of` gives these samples."""
+    lengths = [lengths_of(sample, family) for sample in samples]
+    rows = [_rows_of(sample) for sample in samples]
+    return plan_batches(
+        [source for source, _ in lengths],
+        [target for _, target in lengths],
+        rows=[len(own) or 1 for own in rows],
+        real=[sum(own) or sum(all_of) for own, all_of in zip(rows, lengths, strict=True)],
+        tokens=tokens,
+        examples=examples,
+        batches=batches,
+        random_seed=random_seed,
+    )
+
+
+def _rows_of(sample: Sample | Pack) -> list[int]:
+    """Tokens of the rows of what an encoder reads; empty for others, which have one row."""
+    if isinstance(sample, Pack) or sample.choice is not None:
+        return []
+    return [len(ids) for ids in sample.item.sources]
 
 
 def weight_of(sample: Sample | Pack) -> int:

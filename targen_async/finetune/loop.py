@@ -22,8 +22,8 @@ from targen_async.finetune.batches import (
     BatchPlan,
     epoch_steps,
     padding_efficiency,
-    plan_batches,
     rank_batches,
+    real_tokens,
     run_steps,
 )
 from targen_async.finetune.board import check_board
@@ -42,8 +42,8 @@ from targen_async.finetune.feeds import (
     Pack,
     Sample,
     feed_of,
-    lengths_of,
     pack_samples,
+    plan_samples,
     samples_of,
     weight_of,
 )
@@ -229,10 +229,9 @@ def _plan(
     samples: Sequence[Sample] | Sequence[Pack], config: TrainConfig, batches: int
 ) -> BatchPlan:
     training = config.training
-    lengths = [lengths_of(sample, config.model.family) for sample in samples]
-    return plan_batches(
-        [source for source, _ in lengths],
-        [target for _, target in lengths],
+    return plan_samples(
+        samples,
+        config.model.family,
         tokens=training.tokens,
         examples=training.examples,
         batches=batches,
@@ -292,7 +291,7 @@ def _run(
         if loss != loss:
             raise RunStopped(f"the loss of step {number + 1} is not a number: lower the rate")
         progress = replace(progress, step=number + 1)
-        tokens = sum(int((work.plan.sources[b] + work.plan.targets[b]).sum()) for b in step)
+        tokens = real_tokens(work.plan, step)
         seconds = time.perf_counter() - began
         curve.step(
             step=progress.step,

@@ -12,6 +12,7 @@ from targen_async.finetune.batches import (
     padding_efficiency,
     plan_batches,
     rank_batches,
+    real_tokens,
     run_steps,
 )
 
@@ -48,6 +49,13 @@ def test_the_efficiency_is_real_over_computed_tokens_in_lockstep() -> None:
     assert padding_efficiency(plan, steps, 2) == 48 / 96
 
 
+def test_rows_of_an_example_are_computed_as_wide_as_the_widest_of_the_batch() -> None:
+    """Ten sequences of ReCoRD and two of COPA cost twelve of the longest one."""
+    plan = plan_batches([50, 20], rows=[10, 2], real=[300, 30], examples=2)
+    assert padding_efficiency(plan, [(np.array([0, 1]),)]) == 330 / (12 * 56)
+    assert real_tokens(plan, (np.array([1]), np.array([0]))) == 330
+
+
 def check_whole(plan: BatchPlan, epoch: int) -> None:
     steps = epoch_steps(plan, epoch)
     flat = np.concatenate([batch for step in steps for batch in step])
@@ -55,18 +63,28 @@ def check_whole(plan: BatchPlan, epoch: int) -> None:
     assert all(len(step) == plan.batches for step in steps)
     assert all(len(batch) for step in steps for batch in step)
     padded = -(-np.stack([plan.sources, plan.targets]) // plan.multiple) * plan.multiple
-    if plan.tokens is not None:
-        for step in steps:
-            for batch in step:
-                assert len(batch) * padded[:, batch].max(axis=1).sum() <= plan.tokens
-    first, rest = steps[0], steps[1:]
-    longest = max(padded[:, batch].sum(axis=0).max() for step in steps for batch in step)
-    assert not rest or max(padded[:, batch].max(axis=1).sum() for batch in first) >= longest
+    if plan.tokens is None:  # Which step is large does not depend on how it is cut.
+        steps = [(np.concatenate(step),) for step in steps]
+    sizes = [
+        [plan.rows[batch].sum() * padded[:, batch].max(axis=1).sum() for batch in step]
+        for step in steps
+    ]
+    assert plan.tokens is None or max(map(max, sizes)) <= plan.tokens
+    assert max(map(max, sizes[:2])) == max(map(max, sizes))
+    longest = [padded[:, np.concatenate(step)].sum(axis=0).max() for step in steps]
+    assert longest[0] == max(longest)
 
 
 @settings(max_examples=150, deadline=None)
 @given(
-    lengths=st.lists(st.tuples(st.integers(1, 60), st.integers(0, 30)), min_size=8, max_size=120),
+    lengths=st.one_of(
+        st.lists(
+            st.tuples(st.integers(1, 60), st.integers(0, 30), st.just(1)), min_size=8, max_size=120
+        ),
+        st.lists(
+            st.tuples(st.integers(1, 24), st.just(0), st.integers(1, 8)), min_size=8, max_size=120
+        ),
+    ),
     batches=st.integers(1, 8),
     bound=st.one_of(
         st.tuples(st.just("tokens"), st.integers(200, 900)),
@@ -76,11 +94,15 @@ def check_whole(plan: BatchPlan, epoch: int) -> None:
     epoch=st.integers(0, 3),
 )
 def test_every_example_once_in_whole_steps_within_bounds(
-    lengths: list[tuple[int, int]], batches: int, bound: tuple[str, int], seed: int, epoch: int
+    lengths: list[tuple[int, int, int]],
+    batches: int,
+    bound: tuple[str, int],
+    seed: int,
+    epoch: int,
 ) -> None:
-    source, target = zip(*lengths, strict=True)
+    source, target, rows = zip(*lengths, strict=True)
     limits = {bound[0]: bound[1]}
-    plan = plan_batches(source, target, batches=batches, random_seed=seed, **limits)
+    plan = plan_batches(source, target, rows=rows, batches=batches, random_seed=seed, **limits)
     try:
         check_whole(plan, epoch)
     except UserError as error:
@@ -166,6 +188,8 @@ def test_what_cannot_be_batched_is_told() -> None:
         plan_batches([1, 2, 3], tokens=64, batches=4)
     with pytest.raises(UserError, match="an example has 80 tokens with its padding, and a batch t"):
         plan_batches([10, 60], [3, 9], tokens=64)
+    with pytest.raises(UserError, match="an example has 72 tokens with its padding, and a batch t"):
+        plan_batches([17], rows=[3], tokens=64)
     with pytest.raises(UserError, match="give one of them"):
         plan_batches([1], [1])
     with pytest.raises(UserError, match="4 examples a step cannot fill 8 batches"):

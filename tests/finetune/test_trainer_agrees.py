@@ -11,9 +11,9 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 pytest.importorskip("accelerate", reason="accelerate is not installed: pip install '.[train]'")
 
 from targen_async.finetune.answering import tokens_for  # noqa: E402
-from targen_async.finetune.batches import epoch_steps, plan_batches  # noqa: E402
+from targen_async.finetune.batches import epoch_steps  # noqa: E402
 from targen_async.finetune.config import TrainConfig  # noqa: E402
-from targen_async.finetune.feeds import Feed, feed_of, lengths_of, samples_of  # noqa: E402
+from targen_async.finetune.feeds import Feed, feed_of, plan_samples, samples_of  # noqa: E402
 from targen_async.finetune.logits import logit_names  # noqa: E402
 from targen_async.finetune.loop import train  # noqa: E402
 from targen_async.finetune.models import Model, build_model, choose_tokenizer  # noqa: E402
@@ -44,10 +44,9 @@ def feeds_of(made: TrainConfig, model: Model, cache: Path, batches: int) -> list
     family = made.model.family
     tokens = tokens_for(model, made.model, prepare(made).train, {}, cache)
     samples = samples_of(tokens.items, family)
-    lengths = [lengths_of(sample, family) for sample in samples]
-    plan = plan_batches(
-        [source for source, _ in lengths],
-        [target for _, target in lengths],
+    plan = plan_samples(
+        samples,
+        family,
         examples=made.training.examples,
         batches=batches,
         random_seed=made.training.random_seed,
