@@ -17,6 +17,12 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Positive = Annotated[float, Meta(gt=0)]
 
+NO_FLOAT16 = (
+    "T5's activations overflow float16, whose largest number is 65,504, and no loss is scaled "
+    'here: use `training.precision = "bfloat16"`, or `"float32"`'
+)
+"""Why there is none (transformers#5651; T5 was trained in bfloat16)."""
+
 
 class ModelChoice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which weights to begin with."""
@@ -147,10 +153,13 @@ def load_train_config(path: Path) -> TrainConfig:
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
     _anchor(raw, path.parent)
+    training = raw.get("training")
+    if isinstance(training, dict) and training.get("precision") in ("float16", "fp16", "half"):
+        raise UserError(f"{path}: `training.precision`: {NO_FLOAT16}")
     try:
         config = msgspec.convert(raw, TrainConfig)
     except msgspec.ValidationError as error:
-        raise UserError(f"{path}: {_fault(str(error))}") from error
+        raise UserError(f"{path}: {fault_of(error)}") from error
     try:
         check_train_config(config)
     except UserError as error:
@@ -210,11 +219,11 @@ def _anchor(raw: dict[str, Any], home: Path) -> None:
             table[key] = str((home / value).absolute())
 
 
-def _fault(message: str) -> str:
+def fault_of(error: msgspec.ValidationError) -> str:
     """What msgspec says of a value, the place first."""
-    what, at, key = message.partition(" - at `$.")
+    what, at, key = str(error).partition(" - at `$.")
     unknown = re.search(r"unknown field `(.+)`", what)
     place = key.removesuffix("`")
     if unknown:
         return f"there is no key `{'.'.join(filter(None, (place, unknown[1])))}`"
-    return f"`{place}`: {what[:1].lower()}{what[1:]}" if at else message
+    return f"`{place}`: {what[:1].lower()}{what[1:]}" if at else what

@@ -183,6 +183,10 @@ WRONG: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
     "no bound": ({"training": {"examples": None}}, "`training.examples` or `training.tokens`"),
     "a word for a number": ({"training": {"epochs": "many"}}, "`training.epochs`: expected"),
     "a family": ({"model": {"family": "rnn"}}, "`model.family`: invalid enum value 'rnn'"),
+    "half precision": (
+        {"training": {"precision": "float16"}},
+        "`training.precision`: T5's activations overflow float16, whose largest number is 65,504",
+    ),
     "no folder": (
         {"data": {"train": [{"task": "cb", "source": "nowhere"}]}},
         "no folder 'nowhere'",
