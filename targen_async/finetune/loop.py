@@ -35,7 +35,7 @@ from targen_async.finetune.checkpoints import (
     save_checkpoint,
     seed_rank,
 )
-from targen_async.finetune.config import TrainConfig
+from targen_async.finetune.config import TrainConfig, Training
 from targen_async.finetune.curve import Curve
 from targen_async.finetune.engine import Engine
 from targen_async.finetune.feeds import (
@@ -131,7 +131,7 @@ def _train(
 ) -> Trained:
     training = config.training
     ranks.of_first(lambda: _claim(out, config))
-    start = ranks.of_first(lambda: find_start(out, training, ranks.count, say))
+    start = ranks.of_first(lambda: _find_start(out, training, ranks, say))
     work = _make_work(config, out, ranks, start, say)
     warn_of_room(config, work.model.network, ranks, say)
     meter = Meter(config, work.model.network, work.samples, ranks)
@@ -157,23 +157,30 @@ def _silent(_: str) -> None:
 
 def _claim(out: Path, config: TrainConfig) -> None:
     """The folder is the configuration's that wrote its first checkpoint; before there is one, a
-    mended configuration takes it over."""
+    mended configuration takes it over. What is refused is left as it was."""
     path, own = out / "config.json", msgspec.json.format(msgspec.json.encode(config))
     try:
+        other = path.is_file() and path.read_bytes() != own
+        if other and any((out / "checkpoints").glob("step-*")):
+            raise UserError(
+                f"{out} was begun with another configuration ({path}): name another folder, or "
+                "give the same configuration"
+            )
+        if all((out / "model" / name).is_file() for name in (FACTS, CARD)):
+            raise UserError(f"{out} holds a trained model: name another folder, or remove it")
         out.mkdir(parents=True, exist_ok=True)
-        if path.is_file() and path.read_bytes() != own:
-            if any((out / "checkpoints").glob("step-*")):
-                raise UserError(
-                    f"{out} was begun with another configuration ({path}): name another folder, or "
-                    "give the same configuration"
-                )
-            for name in ("tokenizer", "best"):
-                shutil.rmtree(out / name, ignore_errors=True)
         path.write_bytes(own)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}") from error
-    if all((out / "model" / name).is_file() for name in (FACTS, CARD)):
-        raise UserError(f"{out} holds a trained model: name another folder, or remove it")
+
+
+def _find_start(out: Path, training: Training, ranks: Ranks, say: Say) -> Start:
+    """Without a checkpoint, what is left of an earlier start may be of other rows or settings."""
+    start = find_start(out, training, ranks.count, say)
+    if start.path is None:
+        for name in ("tokenizer", "best"):
+            shutil.rmtree(out / name, ignore_errors=True)
+    return start
 
 
 def _make_work(config: TrainConfig, out: Path, ranks: Ranks, start: Start, say: Say) -> Work:

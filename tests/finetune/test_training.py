@@ -234,6 +234,12 @@ def test_a_folder_of_another_configuration_is_not_touched(rows: Path, tmp_path: 
     with pytest.raises(UserError, match="was begun with another configuration"):
         train(config("encoder", rows, steps=2), tmp_path, say=lambda _: None)
     assert open_model(str(tmp_path / "model")).names == logit_names(["cb"])
+    # Nor is one whose checkpoints were removed, as they may be once the model is there.
+    shutil.rmtree(tmp_path / "checkpoints")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(UserError, match="holds a trained model"):
+        train(config("encoder", rows, steps=2), tmp_path, say=lambda _: None)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
 
 def test_an_encoder_without_a_head_for_a_task_says_so(
@@ -276,6 +282,23 @@ def test_a_mended_configuration_takes_the_folder_over(rows: Path, tmp_path: Path
         train(msgspec.convert(wrong, TrainConfig), tmp_path, say=lambda _: None)
     trained = train(msgspec.convert(raw, TrainConfig), tmp_path, say=lambda _: None)
     assert len(transformers.AutoTokenizer.from_pretrained(trained.folder)) > 300
+
+
+def test_a_start_that_left_no_checkpoint_leaves_no_tokenizer_either(tmp_path: Path) -> None:
+    """It is trained on the rows, which may have changed before the next start."""
+    rows = grammar_run(tmp_path / "rows", "cb", 40)
+    made = config("encoder", rows, steps=1)
+    train(made, tmp_path / "out", say=lambda _: None)
+    for name in ("checkpoints", "model"):  # As it was when the first step began.
+        shutil.rmtree(tmp_path / "out" / name)
+    shutil.rmtree(rows)
+    grammar_run(rows, "cb", 44)
+    train(made, tmp_path / "out", say=lambda _: None)
+    train(made, tmp_path / "anew", say=lambda _: None)
+    told, anew = (
+        (tmp_path / name / "tokenizer" / "tokenizer.json").read_bytes() for name in ("out", "anew")
+    )
+    assert told == anew
 
 
 def test_a_run_does_not_go_on_with_other_rows(tmp_path: Path) -> None:
