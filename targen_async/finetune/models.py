@@ -15,6 +15,10 @@ from msgspec import Struct
 from safetensors import safe_open
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 from transformers.utils import cached_file
 
 from targen_async.errors import RunStopped, UserError
@@ -28,6 +32,7 @@ transformers.logging.disable_progress_bar()
 
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
 _WEIGHTS = "model.safetensors"
+_UNSET = ModelChoice(family="encoder")
 PACKED = ("gpt2", "gpt_neox", "llama", "qwen2")
 """Types of decoders that take positions and a mask of (rows, 1, width, width) as they are given,
 so that several examples fit into a row: tested one by one."""
@@ -155,11 +160,16 @@ def open_config(source: str) -> Any:  # noqa: ANN401
 
 
 def family_of(config: Any) -> Family:  # noqa: ANN401
-    """By what the config says of its architecture."""
+    """By what the config says of its architecture; of a body alone, by its kind."""
     if config.is_encoder_decoder:
         return "encoder-decoder"
-    built = " ".join(config.architectures or ())
-    return "decoder" if "CausalLM" in built or "LMHead" in built else "encoder"
+    kind, built = config.model_type, " ".join(config.architectures or ())
+    # BERT's kin can be called as causal models and look ahead unless their config says otherwise.
+    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        return "encoder"
+    if "For" in built and "CausalLM" not in built:
+        return "encoder"
+    return "decoder" if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else "encoder"
 
 
 def check_model(choice: ModelChoice, packing: bool) -> None:
@@ -167,7 +177,18 @@ def check_model(choice: ModelChoice, packing: bool) -> None:
     if choice.init == "config":
         size_of(choice.family, choice.size)
         return
+    for key in ("size", "vocabulary", "dropout"):
+        if getattr(choice, key) != getattr(_UNSET, key):
+            raise UserError(
+                f"`model.{key}` is for random weights, and {choice.init} has its own: drop it"
+            )
     config = open_config(choice.init)
+    family = family_of(config)
+    if family != choice.family:
+        raise UserError(
+            f"`model.family` is {choice.family}, and {choice.init} is of type "
+            f"{config.model_type}, which is of family {family}"
+        )
     check_length(config, choice)
     if packing and config.model_type not in PACKED:
         raise UserError(

@@ -19,7 +19,7 @@ from targen_async.finetune.loop import train  # noqa: E402
 from targen_async.finetune.lora import add_lora, merge_lora  # noqa: E402
 from targen_async.finetune.models import Model  # noqa: E402
 from tests.finetune.grammars import grammar_run  # noqa: E402
-from tests.finetune.training import curve, settings, write_config  # noqa: E402
+from tests.finetune.training import begun_from, curve, settings, write_config  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def adapted(family: str, source: Path, begun: Path, **training: Any) -> dict[str, Any]:
     raw = settings(family, source, steps=24, learning_rate=3e-3, **training)
-    raw["model"]["init"] = str(begun)
+    raw = begun_from(raw, begun)
     raw["lora"] = {"rank": 4, "alpha": 8.0}
     return raw
 

@@ -26,7 +26,7 @@ from targen_async.finetune.loop import train  # noqa: E402
 from targen_async.finetune.models import PACKED, Model  # noqa: E402
 from targen_async.finetune.tokens import Item  # noqa: E402
 from tests.finetune.grammars import grammar_run  # noqa: E402
-from tests.finetune.training import curve, settings, write_config  # noqa: E402
+from tests.finetune.training import begun_from, curve, settings, write_config  # noqa: E402
 
 CPU = torch.device("cpu")
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -164,7 +164,6 @@ def test_an_architecture_that_was_not_tried_is_refused(rows: Path, tmp_path: Pat
     (tmp_path / "bloom").mkdir()
     path = tmp_path / "bloom" / "config.json"
     path.write_text(json.dumps({"model_type": "bloom", "architectures": ["BloomForCausalLM"]}))
-    raw = packed("decoder", rows)
-    raw["model"]["init"] = str(path.parent)
+    raw = begun_from(packed("decoder", rows), path.parent)
     with pytest.raises(UserError, match="is of type bloom, and packed rows are right for gpt2"):
         train(msgspec.convert(raw, TrainConfig), tmp_path / "out", say=lambda _: None)

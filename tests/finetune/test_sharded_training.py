@@ -40,7 +40,7 @@ from tests.finetune.launches import (
     wait_for_steps,
     with_stage,
 )
-from tests.finetune.training import FAMILIES, curve, settings, write_config
+from tests.finetune.training import FAMILIES, begun_from, curve, settings, write_config
 
 # A first start compiles an operator, which takes a minute of one core.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -91,7 +91,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         for family in FAMILIES:
             made.add(f"{family}-{stage}", made.raw(family), stage)
         raw = made.raw("encoder-decoder", learning_rate=1e-12, steps=1)
-        made.add(f"untied-{stage}", raw | {"model": raw["model"] | {"init": str(flan)}}, stage)
+        made.add(f"untied-{stage}", begun_from(raw, flan), stage)
         wet = made.raw("encoder")
         wet["model"] |= {"dropout": 0.1}
         made.add(f"whole-{stage}", wet, stage)
@@ -143,8 +143,7 @@ def adapters(bench: Bench) -> dict[str, Any]:
     """A decoder that one process has begun, with adapters from there on."""
     if not bench["begun"].exists():
         bench.alone("begun", bench.raw("decoder", steps=1))
-    raw = bench.raw("decoder")
-    return raw | {"model": raw["model"] | {"init": str(bench["begun"] / "model")}, "lora": {}}
+    return begun_from(bench.raw("decoder"), bench["begun"] / "model") | {"lora": {}}
 
 
 def same_curves(one: Path, two: Path, later: float = 1e-3) -> None:

@@ -24,7 +24,7 @@ from targen_async.finetune.loop import train  # noqa: E402
 from targen_async.finetune.models import open_model  # noqa: E402
 from targen_async.finetune.optim import learning_rate  # noqa: E402
 from tests.finetune.grammars import grammar_run  # noqa: E402
-from tests.finetune.training import FAMILIES, curve, settings, write_config  # noqa: E402
+from tests.finetune.training import FAMILIES, begun_from, curve, settings, write_config  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,10 @@ WRONG: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
     "a diagnostic set": ({"data": {"train": [{"task": "axg", "source": "x"}]}}, "evaluation only"),
     "a size": ({"model": {"size": "huge"}}, "there is no encoder 'huge' (known: tiny,"),
     "too few": ({"training": {"examples": 800, "accumulation": 800}}, "too few for 800 batches"),
-    "a model": ({"model": {"init": "no/such-model"}}, "the model 'no/such-model' cannot be loaded"),
+    "a model": (
+        {"model": {"init": "no/such-model", "vocabulary": None, "dropout": None}},
+        "the model 'no/such-model' cannot be loaded",
+    ),
     "instructed": ({"data": {"instructed": True}}, "an encoder reads pairs and no instructions"),
     "no validation": ({"training": {"evaluate_every": 5}}, "needs `data.validation`"),
     "no deepspeed file": ({"training": {"deepspeed": "no.json"}}, "cannot read no.json"),
@@ -216,8 +219,8 @@ def test_bad_input_is_one_sentence(case: str, rows: Path, tmp_path: Path) -> Non
 
 def test_a_position_limit_and_a_long_answer_are_told(rows: Path, tmp_path: Path) -> None:
     trained = train(config("encoder", rows, steps=1), tmp_path / "one", say=lambda _: None)
-    raw = settings("encoder", rows)
-    raw["model"] |= {"init": str(trained.folder), "max_source": 97}
+    raw = begun_from(settings("encoder", rows), trained.folder)
+    raw["model"]["max_source"] = 97
     with pytest.raises(UserError, match=r"`model.max_source` is 97, and .* reads 96 tokens"):
         train(msgspec.convert(raw, TrainConfig), tmp_path / "two", say=lambda _: None)
     raw = settings("encoder-decoder", rows)
@@ -266,8 +269,7 @@ def untied_t5(folder: Path, rows: Path, out: Path) -> Path:
 
 def test_an_lm_head_of_its_own_survives_training(rows: Path, tmp_path: Path) -> None:
     source = untied_t5(tmp_path / "untied", rows, tmp_path / "one")
-    raw = settings("encoder-decoder", rows, steps=1, learning_rate=1e-12)
-    raw["model"]["init"] = str(source)
+    raw = begun_from(settings("encoder-decoder", rows, steps=1, learning_rate=1e-12), source)
     trained = train(msgspec.convert(raw, TrainConfig), tmp_path / "two", say=lambda _: None)
     before, after = (load_file(f / "model.safetensors") for f in (source, trained.folder))
     for name in ("lm_head.weight", "shared.weight"):
@@ -316,7 +318,7 @@ def test_a_head_for_other_labels_is_begun_anew_on_the_same_body(rows: Path, tmp_
     trained = train(config("encoder", rows, steps=1), tmp_path / "one", say=lambda _: None)
     other = grammar_run(tmp_path / "rows", "rte", 40)
     raw = settings("encoder", other, "rte", steps=1, learning_rate=1e-12)
-    raw["model"]["init"] = str(trained.folder)
+    raw = begun_from(raw, trained.folder)
     again = train(msgspec.convert(raw, TrainConfig), tmp_path / "two", say=lambda _: None)
     before, after = (load_file(t.folder / "model.safetensors") for t in (trained, again))
     name = "classifier.out_proj.weight"

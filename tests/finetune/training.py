@@ -24,6 +24,12 @@ def settings(family: str, source: Path, task: str = "cb", **training: Any) -> di
     }
 
 
+def begun_from(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same with a model that is there, which has a vocabulary and a dropout of its own."""
+    model = {k: v for k, v in raw["model"].items() if k not in ("vocabulary", "dropout")}
+    return raw | {"model": model | {"init": str(folder)}}
+
+
 def write_config(path: Path, raw: dict[str, Any]) -> Path:
     path.write_text(tomli_w.dumps(raw), "utf-8")
     return path
