@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from targen_async.errors import UserError
@@ -49,6 +50,7 @@ def prepare(config: TrainConfig) -> Prepared:
     if data.held_out:
         parts, validation = _hold_out(parts, data.held_out, seed)
     checks = [_load(source, seed) for source in data.validation]
+    _check_apart(list(zip(loaded, parts, strict=True)), checks)
     for one in checks:
         validation.setdefault(one.task, []).extend(one.examples)
     for held in (*parts, *validation.values()):
@@ -123,6 +125,38 @@ def _hold_out(
         for one in found["train"]:
             kept[home[id(one)]].append(one)
     return kept, validation
+
+
+def _check_apart(trained: Sequence[tuple[Loaded, list[Example]]], checks: Sequence[Loaded]) -> None:
+    """Raises UserError where what is measured on has an example that is trained on, or a passage or
+    seed of one. Splits of the release may share passages, as those of BoolQ and RTE do."""
+    owners: dict[tuple[str, bool, str], str] = {}
+    for source, part in trained:
+        for one in part:
+            for mark in (_content(one), *one.bound):
+                place = (one.task, source.origin == "run", mark)
+                owners.setdefault(place, f"{one.key} of {source.source}")
+    for source in checks:
+        for one in source.examples:
+            content = _content(one)
+            for mark, made in ((m, r) for m in (content, *one.bound) for r in (True, False)):
+                owner = owners.get((one.task, made, mark))
+                released = not made and source.origin != "run"
+                if owner is None or (released and mark != content):
+                    continue
+                shared = (
+                    "trained on, as"
+                    if mark == content
+                    else ("has a passage, premise, text or seed of")
+                )
+                raise UserError(
+                    f"{source.source}: {one.key} is measured on and {shared} {owner}: take it out "
+                    "of one of them, or cut validation off with `data.held_out`"
+                )
+
+
+def _content(example: Example) -> str:
+    return sha256(msgspec.json.encode(sorted(example.fields.items()))).hexdigest()
 
 
 def _instruct(
