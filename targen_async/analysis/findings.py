@@ -8,10 +8,9 @@ from targen_async.analysis.artefacts import Artefacts, Position
 from targen_async.analysis.crossfit import Unfit
 from targen_async.analysis.duplicates import Duplicates
 from targen_async.analysis.estimate import Estimate
-from targen_async.analysis.labels import LabelQuality
+from targen_async.analysis.labels import LEAST_NOISE, LabelQuality
 from targen_async.analysis.overlap import Overlap
 
-LEAST_NOISE = 0.02
 LEAST_DUPLICATES = 0.01
 LEAST_LEAK = 0.05
 """How far a share, or a baseline's gain, must be off before it is told."""
@@ -35,7 +34,10 @@ def findings_of(
     if not isinstance(labels.noise, Unfit):
         share = labels.noise.share
         if share.low is not None and share.low > LEAST_NOISE:
-            text = f"{_percent(share)} of the labels look wrong ({labels.noise.suspected:,} rows)"
+            text = (
+                f"{_percent(share)} of the labels look wrong, or are not told by the text "
+                f"({labels.noise.suspected:,} rows)"
+            )
             found.append(Finding(kind="label_noise", text=text))
     for overlap in overlaps:
         if overlap.rows:

@@ -9,13 +9,18 @@ from numpy.typing import NDArray
 
 from targen_async.analysis.crossfit import Crossfit, Unfit
 from targen_async.analysis.difficulty import pvi_of
-from targen_async.analysis.estimate import Estimate, bootstrap_mean, bounded, half_sampling
+from targen_async.analysis.estimate import Z_95, Estimate, bootstrap_mean, bounded, half_sampling
 from targen_async.analysis.rows import Row, Rows
 
 _LISTED = 100
 LEAST_LEARNT = 0.1
 """Of the entropy of the labels: with less, a model's mistakes would be taken for the labels'. Two
 balanced labels of which 30 % are wrong leave 0.12."""
+LEAST_NOISE = 0.02
+"""Of the labels: fewer are not told as a fault, whatever they are."""
+_NO_SURER = 0.55
+"""How often at most a model may be surer of a row it agrees with than of one it does not, 0.5 being
+what wrong labels give: the rest is for models that have not learnt all there is."""
 
 Gold = Callable[[str, Mapping[str, str]], str | None]
 """The true label of a row of a task, from its fields; None where it is not known."""
@@ -130,14 +135,54 @@ def calibrated(counts: NDArray[np.int64], given: NDArray[np.int64]) -> NDArray[n
     return np.asarray(rows * shares[:, None])
 
 
-def learnt(fit: Crossfit) -> bool:
-    """Whether the model knows enough for its mistakes to be the labels'."""
-    return bool(pvi_of(fit).mean() >= LEAST_LEARNT * -np.log2(fit.null_of_given).mean())
+def surer(
+    given: NDArray[np.int64], likely: NDArray[np.int64], probabilities: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """For each suspected row, the share of rows given its likely label, and confirmed in it, that
+    the model is surer of than of the suspected row; a draw is a half. Rows whose likely label no
+    row is confirmed in are left out."""
+    found: list[NDArray[np.float64]] = []
+    for label in range(probabilities.shape[1]):
+        column, is_likely = probabilities[:, label], likely == label
+        confirmed = np.sort(column[is_likely & (given == label)])
+        suspected = column[is_likely & (given != label)]
+        if len(confirmed):
+            below = np.searchsorted(confirmed, suspected, side="left")
+            up_to = np.searchsorted(confirmed, suspected, side="right")
+            found.append(1 - (below + up_to) / 2 / len(confirmed))
+    return np.concatenate([np.empty(0), *found])
+
+
+def why_not(fit: Crossfit) -> str | None:
+    """Why the model's disagreement with the labels says nothing of the labels; None where it does.
+
+    Confident learning takes it that whether a label is wrong depends on the true label and not on
+    the row (Northcutt et al. 2021, section 2). Then a model is as sure of the rows it disagrees
+    with as of those of the same likely label that it agrees with. Where the labels are right and
+    some rows do not tell them, it disagrees where it is unsure.
+    """
+    learnt = pvi_of(fit).mean()
+    if learnt < LEAST_LEARNT * -np.log2(fit.null_of_given).mean():
+        return (
+            f"the model learns too little of the labels ({learnt:.3f} bits a row) to tell "
+            "wrong ones"
+        )
+    counts, likely = confident_joint(fit.given, fit.probabilities)
+    if np.trace(calibrated(counts, fit.given)) >= 1 - LEAST_NOISE:
+        return None
+    shares = surer(fit.given, likely, fit.probabilities)
+    # A rank among many is spread evenly, with a variance of 1/12.
+    if not len(shares) or shares.mean() - Z_95 * np.sqrt(1 / 12 / len(shares)) <= _NO_SURER:
+        return None
+    return (
+        f"the model is unsure of the {len(shares):,} rows whose labels it doubts, surer of "
+        f"{shares.mean():.0%} of the others: they may be wrong, or the text does not tell them"
+    )
 
 
 def likely_labels(fit: Crossfit | Unfit) -> dict[int, str]:
     """Place of each suspected row in the data set to its likely true label."""
-    if isinstance(fit, Unfit) or not learnt(fit):
+    if isinstance(fit, Unfit) or why_not(fit) is not None:
         return {}
     _, likely = confident_joint(fit.given, fit.probabilities)
     wrong = np.flatnonzero(_suspected(fit, likely))
@@ -151,11 +196,8 @@ def _suspected(fit: Crossfit, likely: NDArray[np.int64]) -> NDArray[np.bool_]:
 def _noise(rows: Rows, fit: Crossfit | Unfit, seed: int) -> Noise | Unfit:
     if isinstance(fit, Unfit):
         return fit
-    if not learnt(fit):
-        return Unfit(
-            reason=f"the model learns too little of the labels ({pvi_of(fit).mean():.3f} bits a "
-            "row) to tell wrong ones"
-        )
+    if (reason := why_not(fit)) is not None:
+        return Unfit(reason=reason)
 
     def share(places: NDArray[np.int64]) -> float:
         counts, _ = confident_joint(fit.given[places], fit.probabilities[places])

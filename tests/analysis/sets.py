@@ -23,19 +23,27 @@ def rows_of(texts: Iterable[str], labels: Sequence[str | None] | None = None) ->
     )
 
 
-def learnable(count: int, *, flipped: float = 0.0, seed: int = 0) -> tuple[Rows, NDArray[np.bool_]]:
-    """Rows of two labels that words tell apart, and which rows had their label flipped."""
+def learnable(
+    count: int, *, flipped: float = 0.0, told: float = 1.0, labels: int = 2, seed: int = 0
+) -> tuple[Rows, NDArray[np.bool_]]:
+    """Rows of labels that words tell apart, and which rows had their label changed for another.
+
+    `told`: in this share of the rows; the words of the others are of no label.
+    """
     rng = np.random.default_rng(seed)
     chosen = np.zeros(count, dtype=bool)
     chosen[rng.permutation(count)[: round(count * flipped)]] = True
-    texts, labels = [], []
+    texts, given = [], []
     for number in range(count):
-        true = int(rng.integers(2))
+        true = int(rng.integers(labels))
         words = [f"w{word}" for word in rng.integers(0, 2000, 24)]
-        words[::4] = [f"{'ab'[true]}{word}" for word in rng.integers(0, 15, 6)]
+        cues = [f"{'abc'[true]}{word}" for word in rng.integers(0, 15, 6)]
+        if told == 1 or rng.random() < told:
+            words[::4] = cues
+        other = chosen[number] * (1 if labels == 2 else int(rng.integers(1, labels)))
         texts.append(" ".join(words))
-        labels.append(("no", "yes")[true ^ int(chosen[number])])
-    return rows_of(texts, labels), chosen
+        given.append(("no", "yes", "maybe")[(true + other) % labels])
+    return rows_of(texts, given), chosen
 
 
 def prose(count: int, words: int = 25, seed: int = 0) -> list[str]:
