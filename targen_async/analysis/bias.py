@@ -19,7 +19,7 @@ from targen_async.analysis.mentions import Mentions
 from targen_async.analysis.rows import Rows
 
 _SHOWN = 50
-_PERMUTATIONS = 200
+_PERMUTATIONS = 1000
 
 
 class Frequencies(Struct, frozen=True, kw_only=True):
@@ -71,6 +71,9 @@ class Divergence(Struct, frozen=True, kw_only=True):
     by_chance: float
     """What 95 of 100 random exchanges of rows between the two sets stay under: at this or less,
     the sets do not differ."""
+    p_value: float
+    """Share of the exchanges that come up to the divergence, it itself counted (Phipson and Smyth
+    2010): what many kinds that are looked at together are held against."""
 
 
 def measure_bias(
@@ -180,7 +183,10 @@ def diverge(a: Mentions, b: Mentions, *, seed: int = 0) -> Divergence | None:
             exchanged.append(jensen_shannon(part, whole - part))
     chance = float(np.quantile(exchanged, 0.95)) if exchanged else 1.0
     value = bounded(half_sampling(apart, both.shape[0], seed), 0.0, 1.0)
-    return Divergence(jensen_shannon=value, by_chance=chance)
+    reached = sum(found >= value.value for found in exchanged)
+    return Divergence(
+        jensen_shannon=value, by_chance=chance, p_value=(reached + 1) / (len(exchanged) + 1)
+    )
 
 
 def _laid_out(mentions: Mentions, entries: list[str]) -> sparse.csr_matrix:

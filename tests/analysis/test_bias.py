@@ -119,6 +119,7 @@ def test_what_differs_is_told_from_chance() -> None:
     same, apart = diverge(half, other), diverge(half, skewed)
     assert same is not None and apart is not None
     assert same.jensen_shannon.value <= same.by_chance
+    assert same.p_value > 0.05 > apart.p_value == 1 / 1001
     assert apart.jensen_shannon.value > 3 * apart.by_chance
     itself = diverge(half, half)
     assert itself is not None and itself.jensen_shannon.value == 0

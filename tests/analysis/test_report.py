@@ -15,6 +15,7 @@ import pytest
 
 from targen_async import cli
 from targen_async.analysis.analyze import Analysis, RowNote, analyze
+from targen_async.analysis.estimate import Estimate
 from targen_async.analysis.report import page
 from targen_async.analysis.report.page import page_of, write_report
 from targen_async.analysis.report.sample import FLAGS, LEAST_SAMPLE, MOST_ROWS, page_rows
@@ -112,6 +113,29 @@ def test_arrows_say_which_way_the_data_lie() -> None:
     line = areas["Length"].lines[0]
     assert (line.sure, line.word) == (1, "longer")
     assert re.fullmatch(r"\+3 \(\+[\d.]+ to \+[\d.]+\)", line.apart)
+
+
+@pytest.mark.parametrize(("errors", "arrow"), [(2.5, "same"), (4.0, "up")])
+def test_one_measure_of_many_is_held_against_all_of_them(errors: float, arrow: str) -> None:
+    """Of ten 95 % intervals one often leaves out 0 by chance: a lone one at 2.5 standard errors
+    is no difference, at 4 it is."""
+    rows, _ = learnable(60)
+    analysis, _ = analyze(rows, against=rows)
+    assert analysis.against is not None
+    apart, width = 0.01 * errors, 1.96 * 0.01 / 2**0.5
+    here, there = (
+        Estimate(value=value, low=value - width, high=value + width, rows=60)
+        for value in (0.5 + apart, 0.5)
+    )
+    data, other = (
+        msgspec.structs.replace(
+            part, diversity=msgspec.structs.replace(part.diversity, distinct_1=value)
+        )
+        for part, value in ((analysis.against.data, here), (analysis.against.other, there))
+    )
+    both = msgspec.structs.replace(analysis.against, data=data, other=other)
+    areas = areas_of(msgspec.structs.replace(analysis, against=both))
+    assert next(area.arrow for area in areas if area.title == "Variety") == arrow
 
 
 def test_other_names_than_chance_would_give_are_told() -> None:

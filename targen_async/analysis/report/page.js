@@ -97,7 +97,7 @@ function area(one) {
 
 function verdicts() {
   const how = other
-    ? "Arrows tell where the data lie against the other set; a tick is the difference, the bar its 95% interval, the dashed line no difference at all."
+    ? "Arrows tell where the data lie against the other set; a tick is the difference, the bar its 95% interval, the dashed line no difference at all. One bar in twenty leaves that line by chance, so a card answers for all its measures together (Bonferroni): where nothing differs, 19 cards in 20 say so."
     : "Numbers in brackets are 95% intervals. Name another set with --against to compare.";
   return el("section", { id: "verdicts" }, checks(),
     el("div", { class: "areas" }, told.areas.map(area)), el("p", { class: "muted" }, how));
