@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct, field
 from threadpoolctl import threadpool_limits
 
-from targen_async.analysis.artefacts import Artefacts, measure_artefacts
+from targen_async.analysis.artefacts import Artefacts, Position, measure_artefacts
 from targen_async.analysis.bias import Bias, Divergence, diverge, measure_bias
 from targen_async.analysis.cartography import Cartography, map_of, measure_cartography
 from targen_async.analysis.crossfit import Crossfit, Unfit, crossfit
@@ -236,21 +236,33 @@ def _compare(rows: Rows, own: _Measured, against: Rows, clock: _Clock, ways: Way
 
 def estimates(measures: Measures) -> dict[str, Estimate]:
     """The numbers of two sets that can be set side by side, by their path."""
+    artefacts = measures.artefacts
     parts: dict[str, Struct | None] = {
         "diversity": measures.diversity,
         "duplicates": measures.duplicates,
         "difficulty": measures.difficulty,
         "cartography": measures.cartography,
+        "labels.noise": measures.labels.noise,
+        "labels.votes": measures.labels.votes,
         **{f"bias.{kind}": getattr(measures.bias, kind) for kind in (*KINDS, *TAGGED_KINDS)},
         "bias.gender": measures.bias.gender,
+        "artefacts": artefacts,
+        "artefacts.position": artefacts.position,
+        **{f"artefacts.length.{name}": length for name, length in artefacts.length.items()},
+        **{f"artefacts.one_field.{name}": one for name, one in artefacts.one_field.items()},
     }
-    return {
+    found = {
         f"{path}.{name}": value
         for path, part in parts.items()
         if part is not None
         for name in part.__struct_fields__
         if isinstance(value := getattr(part, name), Estimate)
     }
+    if isinstance(artefacts.position, Position):
+        found |= {
+            f"artefacts.position.{name}": share for name, share in artefacts.position.shares.items()
+        }
+    return found
 
 
 # ---- files

@@ -1,6 +1,7 @@
 """Artefacts: what gives the label away without the task being solved."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -8,7 +9,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from targen_async.analysis.crossfit import Crossfit, Unfit, crossfit
-from targen_async.analysis.estimate import Estimate, bootstrap_mean
+from targen_async.analysis.estimate import Estimate, bootstrap_mean, bootstrap_share
 from targen_async.analysis.rows import Rows
 
 _READ = 10_000
@@ -51,6 +52,9 @@ class OneField(Struct, frozen=True, kw_only=True, tag="measured"):
 
 
 class Artefacts(Struct, frozen=True, kw_only=True):
+    label_only: Estimate | None
+    """Share of the most frequent label: how often it is right to say that without reading a row,
+    which all gains are over. None where rows have no labels, or each one of its own."""
     position: Position | Unfit | None
     """None where neither labels nor names of fields tell of choices."""
     length: Mapping[str, Length]
@@ -64,10 +68,18 @@ def measure_artefacts(rows: Rows, *, seed: int = 0) -> Artefacts:
     part = rows.sample(_READ, seed)
     several = len(rows.fields) > 1 and not rows.open_labels
     return Artefacts(
+        label_only=None if rows.open_labels else _label_only(rows, seed),
         position=_position(rows, seed),
         length={} if rows.open_labels else _lengths(rows, seed),
         one_field={name: _one_field(part, name, seed) for name in rows.fields} if several else {},
     )
+
+
+def _label_only(rows: Rows, seed: int) -> Estimate | None:
+    given = Counter(row.label for row in rows.rows if row.label is not None)
+    if not given:
+        return None
+    return bootstrap_share(max(given.values()), given.total(), seed)
 
 
 def _position(rows: Rows, seed: int) -> Position | Unfit | None:

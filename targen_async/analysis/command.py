@@ -17,7 +17,7 @@ NEEDS = "targen analyze needs more packages: pip install 'targen-async[analysis]
 EXIT_INTERRUPTED = 130
 MOST_SEED = 2**32 - 1
 """What scikit-learn and UMAP take."""
-_WIDTH = 35
+_WIDTH = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -192,7 +192,7 @@ def _side_by_side(comparison: "Comparison") -> Iterator[str]:
 
 
 def _row(name: str, *cells: str) -> str:
-    return f"{name:{_WIDTH}}" + "  ".join(f"{cell:<16}" for cell in cells).rstrip()
+    return f"{name:{_WIDTH}} " + "  ".join(f"{cell:<16}" for cell in cells).rstrip()
 
 
 def _short(value: "Estimate") -> str:

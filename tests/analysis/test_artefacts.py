@@ -145,6 +145,15 @@ def test_a_hypothesis_only_artefact_is_found_in_its_field() -> None:
     assert kinds(measure_artefacts(pairs(tell=0.0))) == set()
 
 
+def test_always_saying_the_most_frequent_label_is_the_baseline_of_all_others() -> None:
+    rows = rows_of(prose(40), ["a"] * 30 + ["b"] * 10)
+    found = measure_artefacts(rows).label_only
+    assert found is not None and found.low is not None and found.high is not None
+    assert found.value == 0.75
+    assert found.low < 0.75 < found.high
+    assert measure_artefacts(rows_of(prose(4))).label_only is None
+
+
 def test_a_length_that_tells_the_label_is_found() -> None:
     found = measure_artefacts(pairs(tell=0.0, longer=3))
     length = found.length["hypothesis"]

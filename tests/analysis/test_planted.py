@@ -138,13 +138,33 @@ def test_a_set_does_not_differ_from_its_own_half() -> None:
         "diversity",
         "duplicates",
         "difficulty",
+        "labels",
         "bias",
+        "artefacts",
     }
     assert len(found.against.differences) > 25
     for name, apart in found.against.differences.items():
         assert apart.low is None or apart.low <= 0 <= (apart.high or 0), (name, apart)
     for kind, divergence in found.against.divergences.items():
         assert divergence is None or divergence.jensen_shannon.value <= divergence.by_chance, kind
+
+
+def test_label_quality_and_leaks_are_compared() -> None:
+    """All that a page tells of a difference stands in the record."""
+    noisy = nli(600, told=True)
+    flip(noisy, 0.15)
+    found, _ = analyze(rows_of(noisy), against=rows_of(nli(600, told=True, seed=4)))
+    assert found.against is not None
+    apart = found.against.differences
+    assert apart["labels.noise.share"].value == pytest.approx(0.15, abs=0.03)
+    assert apart["artefacts.one_field.hypothesis.gain"].value < -0.1
+    assert apart["artefacts.one_field.hypothesis.accuracy"].value < -0.1
+    assert {"artefacts.length.premise.gain", "artefacts.label_only"} <= set(apart)
+    found, _ = analyze(rows_of(copa(400, first=0.7)), against=rows_of(copa(400, first=0.5)))
+    assert found.against is not None
+    apart = found.against.differences
+    assert apart["artefacts.position.choice1"].value == pytest.approx(0.2)
+    assert "artefacts.position.longest_is_right" in apart
 
 
 def test_another_kind_of_set_differs() -> None:

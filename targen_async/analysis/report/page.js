@@ -249,7 +249,9 @@ function leaks() {
     ...Object.fromEntries(Object.entries(m.artefacts.one_field).filter(([, one]) => measured(one)).map(([field, one]) => [`${field} alone`, one.gain])),
     ...Object.fromEntries(Object.entries(m.artefacts.length).map(([field, length]) => [`length of ${field}`, length.gain])),
   }));
-  return section("leaks", "What gives the label away", "A model that has learnt one of these can be right without having read the task.",
+  const plain = pairs.filter(([, m]) => m.artefacts.label_only).map(([set, m]) => `${set} ${percent(m.artefacts.label_only.value)}`);
+  const about = "A model that has learnt one of these can be right without having read the task.";
+  return section("leaks", "What gives the label away", plain.length ? `${about} Always saying the most frequent label is right in: ${plain.join(", ")}.` : about,
     gains.length ? picture("Guessing with half the picture", "How many more labels are guessed right than by always saying the most frequent. Dashed: none, and 5 points, from where it is told as a fault.",
       (c) => dots(c, legend, gains, { title: "gain over guessing", format: ".0%", rules: [0, 0.05], zero: true })) : null,
     places.length ? picture("Position of the right answer", "Share of the rows in which each is right; dashed: each as often.",

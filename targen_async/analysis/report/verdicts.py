@@ -170,8 +170,8 @@ def areas_of(analysis: Analysis) -> list[Area]:
     """The data by themselves, or beside the other set where there is one."""
     against = analysis.against
     data = against.data if against else analysis.data
-    own = _numbers(data)
-    theirs = _numbers(against.other) if against else None
+    own = estimates(data)
+    theirs = estimates(against.other) if against else None
     embedding = data.diversity.embedding
     found = [
         _area("Difficulty", _DIFFICULTY, own, theirs, "no harder and no easier", _model(data)),
@@ -187,12 +187,6 @@ def areas_of(analysis: Analysis) -> list[Area]:
 _NOISE = {
     "labels.noise.share": _Measure("wrong labels", "more wrong labels", "fewer wrong labels", True)
 }
-
-
-def _numbers(measures: Measures) -> dict[str, Estimate]:
-    noise = measures.labels.noise
-    found = estimates(measures)
-    return found if isinstance(noise, Unfit) else {**found, "labels.noise.share": noise.share}
 
 
 def _model(data: Measures) -> str:
