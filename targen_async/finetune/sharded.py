@@ -22,15 +22,17 @@ from targen_async.finetune.engine import takes_bfloat16
 from targen_async.finetune.feeds import Feed, loss_sum
 from targen_async.finetune.lifeline import JOIN
 from targen_async.finetune.optim import build_optimizer
-from targen_async.finetune.zero import read_settings, stage_of
+from targen_async.finetune.zero import Zero, read_zero
 
 TAG = "deepspeed"
 """The folder of DeepSpeed's files in a checkpoint."""
 
 
 def check_sharded(path: Path, training: Training) -> None:
-    """Raises UserError for what a ZeRO stage cannot do, and where DeepSpeed is missing."""
-    stage = stage_of(read_settings(path))
+    """Raises UserError for what a ZeRO stage cannot do, for a file that DeepSpeed refuses, and
+    where DeepSpeed is missing."""
+    zero = read_zero(path)
+    stage = zero.stage
     if stage and training.optimizer == "adafactor":
         raise UserError(
             f"Adafactor does not go with ZeRO-{stage}, which hands it flat pieces of tensors that "
@@ -52,6 +54,22 @@ def check_sharded(path: Path, training: Training) -> None:
         raise UserError(
             "`training.deepspeed` needs the package `deepspeed`; pip install 'targen-async[train]'"
         ) from error
+    _check_taken(path, zero)
+
+
+def _check_taken(path: Path, zero: Zero) -> None:
+    """DeepSpeed raises what comes: its own errors, pydantic's, assertions, a wrong type's."""
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    try:
+        DeepSpeedConfig({**zero.settings, "train_micro_batch_size_per_gpu": 1})
+    except Exception as error:
+        faults = [
+            f"`{'.'.join(map(str, fault['loc']))}`: {fault['msg']}"
+            for fault in getattr(error, "errors", list)()
+        ]
+        reason = faults[0] if faults else str(error).strip().partition("\n")[0]
+        raise UserError(f"`training.deepspeed`: DeepSpeed refuses {path}: {reason}") from error
 
 
 @cache
@@ -114,28 +132,32 @@ class ShardedEngine:
         import deepspeed
 
         self.rank, self.ranks, self.device = rank, ranks, device
-        settings = read_settings(Path(training.deepspeed or ""))
-        self._stage = stage_of(settings)
+        zero = read_zero(Path(training.deepspeed or ""))
+        self._stage = zero.stage
         self._scale = ranks * training.accumulation
         half = takes_bfloat16(training, device)
         # At stage 0 in float32 DeepSpeed clips and tells nobody the norm.
         self._clip = None if self._stage or half else training.clip
-        own: dict[str, Any] = {
+        settings: dict[str, Any] = {
+            "steps_per_print": 2**31,
+            **zero.settings,
             # Never used for batches: the loop makes its own. Their product has to fit.
+            "train_batch_size": self._scale,
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": training.accumulation,
             "gradient_clipping": 0.0 if self._clip else training.clip,
             "bf16": {"enabled": half},
-            "checkpoint": {**settings.get("checkpoint", {}), "load_universal": universal},
-            "steps_per_print": 2**31,
         }
+        told = settings.get("checkpoint") or {}
+        settings["checkpoint"] = {**told, "load_universal": universal}
         if self._stage == 3:
-            zero = settings["zero_optimization"]
-            own["zero_optimization"] = {**zero, "stage3_gather_16bit_weights_on_model_save": True}
+            table = settings["zero_optimization"]
+            gathered = {**table, "stage3_gather_16bit_weights_on_model_save": True}
+            settings["zero_optimization"] = gathered
         self._engine, *_ = deepspeed.initialize(
             model=network.to(device).train(),
             optimizer=build_optimizer(network, training),
-            config={**settings, **own},
+            config=settings,
         )
 
     def step(self, feeds: Iterable[Feed], count: int, rate: float) -> tuple[float, float]:

@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct, field
 
 from targen_async.errors import UserError
-from targen_async.finetune.config import Training
+from targen_async.finetune.config import NO_FLOAT16, Training, fault_of
 
 _BUCKET = 500_000_000
 """DeepSpeed's own `reduce_bucket_size`."""
+Auto = Literal["auto"]
+"""In the table of ZeRO: DeepSpeed's own value. Elsewhere: what the run's configuration says."""
 
 
 class Zero(Struct, frozen=True, kw_only=True):
@@ -25,42 +27,104 @@ class Zero(Struct, frozen=True, kw_only=True):
     """Gradients that are reduced at a time."""
     buckets: int
     """How many of them there are at once."""
+    settings: Mapping[str, Any]
+    """The file, without what the run's configuration decides."""
+
+
+class _Offload(Struct, frozen=True):
+    device: Literal["none", "cpu", "nvme", "auto"] = "none"
+
+    @property
+    def on_host(self) -> bool:
+        return self.device in ("cpu", "nvme")
+
+
+class _Table(Struct, frozen=True):
+    """What is read here of `zero_optimization`; its other keys are DeepSpeed's to check."""
+
+    stage: Annotated[int, Meta(ge=0, le=3)] = 0
+    reduce_bucket_size: Annotated[float, Meta(gt=0)] | Auto = "auto"
+    overlap_comm: bool | Auto | None = None
+    offload_optimizer: _Offload | None = None
+    offload_param: _Offload | None = None
+
+
+class _Half(Struct, frozen=True):
+    enabled: bool | Auto = False
+
+
+class _File(Struct, frozen=True, forbid_unknown_fields=True):
+    """The keys that a file may have: any other would be read by nobody, or change the numbers."""
+
+    zero_optimization: _Table = field(default_factory=_Table)
+    zero_force_ds_cpu_optimizer: bool = False
+    zero_allow_untested_optimizer: bool = False
+    aio: dict[str, Any] | None = None
+    checkpoint: dict[str, Any] | None = None
+    comms_logger: dict[str, Any] | None = None
+    flops_profiler: dict[str, Any] | None = None
+    steps_per_print: int | Auto = "auto"
+    wall_clock_breakdown: bool = False
+    fp16: _Half = field(default_factory=_Half)
+    train_batch_size: Any = "auto"
+    train_micro_batch_size_per_gpu: Any = "auto"
+    gradient_accumulation_steps: Any = "auto"
+    gradient_clipping: Any = "auto"
+    bf16: Any = "auto"
+    optimizer: Any = "auto"
+    scheduler: Any = "auto"
+
+
+_DECIDED: Mapping[str, str] = {
+    "train_batch_size": "training.examples` or `training.tokens",
+    "train_micro_batch_size_per_gpu": "training.examples` or `training.tokens",
+    "gradient_accumulation_steps": "training.accumulation",
+    "gradient_clipping": "training.clip",
+    "bf16": "training.precision",
+    "optimizer": "training.optimizer",
+    "scheduler": "training.schedule",
+}
+"""Keys that are `auto`, and what decides them. `bf16` may be a table whose `enabled` is."""
 
 
 def read_zero(path: Path) -> Zero:
-    """Raises UserError where the file is no DeepSpeed JSON."""
-    settings = read_settings(path)
-    told = settings.get("zero_optimization", {})
-    bucket = told.get("reduce_bucket_size", _BUCKET)
-    return Zero(
-        stage=stage_of(settings),
-        optimizer_on_host=_on_host(told, "offload_optimizer"),
-        weights_on_host=_on_host(told, "offload_param"),
-        bucket=bucket if isinstance(bucket, int) else _BUCKET,
-        buckets=2 if told.get("overlap_comm") else 1,
-    )
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """A DeepSpeed JSON. Raises UserError where it is none."""
+    """Raises UserError where the file is no DeepSpeed JSON, and for what belongs into the run's
+    configuration and not into it."""
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        raw = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        file = msgspec.convert(raw, _File)
     except OSError as error:
         raise UserError(f"`training.deepspeed`: cannot read {path}: {error.strerror}") from error
+    except msgspec.ValidationError as error:
+        raise UserError(f"`training.deepspeed`: {path}: {fault_of(error)}") from error
     except msgspec.DecodeError as error:
         raise UserError(f"`training.deepspeed`: {path} is not valid JSON: {error}") from error
-    return found
+    if file.fp16.enabled is True:
+        raise UserError(f"`training.deepspeed`: {path}: `fp16.enabled`: {NO_FLOAT16}")
+    for key, decides in _DECIDED.items():
+        if getattr(file, key) not in ("auto", {"enabled": "auto"}):
+            raise UserError(
+                f"`training.deepspeed`: {path}: `{key}` is decided by `{decides}` of the "
+                'configuration: write "auto" there, or drop it'
+            )
+    table = file.zero_optimization
+    bucket, overlaps = table.reduce_bucket_size, table.overlap_comm
+    if overlaps in ("auto", None):
+        overlaps = table.stage == 3
+    return Zero(
+        stage=table.stage,
+        optimizer_on_host=table.offload_optimizer is not None and table.offload_optimizer.on_host,
+        weights_on_host=table.offload_param is not None and table.offload_param.on_host,
+        bucket=_BUCKET if bucket == "auto" else int(bucket),
+        buckets=2 if overlaps else 1,
+        settings={
+            key: value
+            for key, value in raw.items()
+            if key not in (*_DECIDED, "fp16") and value != "auto"
+        },
+    )
 
 
 def zero_stage(training: Training) -> int | None:
     """Of `training.deepspeed`; None: plain torch."""
-    return stage_of(read_settings(Path(training.deepspeed))) if training.deepspeed else None
-
-
-def stage_of(settings: Mapping[str, Any]) -> int:
-    return int(settings.get("zero_optimization", {}).get("stage", 0))
-
-
-def _on_host(told: Mapping[str, Any], key: str) -> bool:
-    place = told.get(key) or {}
-    return bool(place.get("device", "none") != "none")
+    return read_zero(Path(training.deepspeed)).stage if training.deepspeed else None
