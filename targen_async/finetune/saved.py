@@ -14,7 +14,7 @@ from msgspec import Struct
 from targen_async.errors import UserError
 from targen_async.finetune.config import ModelChoice, TrainConfig
 from targen_async.finetune.forms import form_digest
-from targen_async.finetune.instructions import Instruction
+from targen_async.finetune.instructions import Instruction, instruction_digest
 from targen_async.finetune.lora import merge_lora
 from targen_async.finetune.metrics import Report
 from targen_async.finetune.models import Model
@@ -29,6 +29,11 @@ class Facts(Struct, frozen=True, kw_only=True):
 
     model: ModelChoice
     instructions: Mapping[str, Instruction] = {}
+    templates: Mapping[str, str] = {}
+    """Digest of each task's form: of an instruction without its examples, so that it is the same
+    for synthetic and original rows."""
+    instruction_digest: str | None = None
+    """Of all instructions with their examples, where there are any."""
 
 
 def save_model(
@@ -43,8 +48,21 @@ def save_model(
     plain = merge_lora(model.network, weights)
     model.network.save_pretrained(str(folder), state_dict=plain)
     model.tokenizer.save_pretrained(str(folder))
-    facts = Facts(model=config.model, instructions=prepared.instructions)
+    told = prepared.instructions
+    facts = Facts(
+        model=config.model,
+        instructions=told,
+        templates={task: _template_of(task, config, prepared) for task in prepared.tasks},
+        instruction_digest=instruction_digest(list(told.values())) if told else None,
+    )
     (folder / FACTS).write_bytes(msgspec.json.format(msgspec.json.encode(facts)))
+
+
+def _template_of(task: str, config: TrainConfig, prepared: Prepared) -> str:
+    """The digest of how a task was put in training."""
+    if task in prepared.instructions:
+        return prepared.instructions[task].template_digest
+    return form_digest(task, config.model.family)
 
 
 def read_facts(folder: Path) -> Facts | None:
@@ -85,7 +103,9 @@ def write_card(
         cells = (one["use"], one["task"], place, one["rows"], one["digest"][:16], manifest)
         lines.append(f"| {' | '.join(map(str, cells))} |")
     for task in prepared.tasks:
-        lines += ["", f"Form of {task}: `{form_digest(task, config.model.family)}`."]
+        lines += ["", f"Template of {task}: `{_template_of(task, config, prepared)}`."]
+    if told := prepared.instructions:
+        lines += ["", f"Instructions with examples: `{instruction_digest(list(told.values()))}`."]
     if reports:
         lines += ["", "## Validation", ""]
         lines += ["| task | metric | value | 95 % interval | majority | items |"]

@@ -19,6 +19,8 @@ from targen_async import cli  # noqa: E402
 from targen_async.errors import RunStopped, UserError  # noqa: E402
 from targen_async.finetune.checkpoints import checkpoint_fault, newest_checkpoint  # noqa: E402
 from targen_async.finetune.config import TrainConfig, load_train_config  # noqa: E402
+from targen_async.finetune.forms import form_digest  # noqa: E402
+from targen_async.finetune.instructions import Instruction, instruction_digest  # noqa: E402
 from targen_async.finetune.logits import logit_names  # noqa: E402
 from targen_async.finetune.loop import train  # noqa: E402
 from targen_async.finetune.models import open_model  # noqa: E402
@@ -127,6 +129,12 @@ def test_instructions_are_kept_for_the_evaluation(rows: Path, tmp_path: Path) ->
     held = orjson.loads((trained.folder / "targen.json").read_bytes())
     assert len(held["instructions"]["cb"]["demonstrations"]) == 3
     assert trained.reports["cb"].items > 0
+    template = Instruction(task="cb").digest  # The same whichever rows the examples are of.
+    assert held["templates"] == {"cb": template} != {"cb": form_digest("cb", "decoder")}
+    shown = held["instruction_digest"]
+    assert shown == instruction_digest([msgspec.convert(held["instructions"]["cb"], Instruction)])
+    card = (trained.folder / "README.md").read_text("utf-8")
+    assert template in card and shown in card and shown != template
 
 
 def test_training_ends_early_and_hands_out_the_best_weights(rows: Path, tmp_path: Path) -> None:
