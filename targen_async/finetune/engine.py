@@ -3,7 +3,7 @@
 `PlainEngine` and `ShardedEngine` (sharded.py) have the same steps, and the loop asks no further.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,10 +74,23 @@ class PlainEngine:
         self._optimizer.load_state_dict(state["optimizer"])
 
     def weights(self) -> dict[str, Any]:
-        return {name: value.cpu() for name, value in self._network.state_dict().items()}
+        return on_cpu(self._network.state_dict())
 
     def any_of(self, values: Sequence[bool]) -> list[bool]:
         return list(values)
+
+
+def on_cpu(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights on the CPU; what is one tensor under several names is copied once and stays one,
+    so that a model's file has tied embeddings once."""
+    moved: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    found = {}
+    for name, value in weights.items():
+        place = (value.data_ptr(), value.shape)
+        if place not in moved:
+            moved[place] = value.detach().cpu()
+        found[name] = moved[place]
+    return found
 
 
 def takes_bfloat16(training: Training, device: torch.device) -> bool:

@@ -18,7 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from targen_async.errors import RunStopped, UserError
 from targen_async.finetune.config import Training
-from targen_async.finetune.engine import takes_bfloat16
+from targen_async.finetune.engine import on_cpu, takes_bfloat16
 from targen_async.finetune.feeds import Feed, loss_sum
 from targen_async.finetune.lifeline import JOIN
 from targen_async.finetune.optim import build_optimizer
@@ -191,7 +191,7 @@ class ShardedEngine:
             found = self._engine.module.state_dict()
         if self.rank:
             return None
-        return {name: value.detach().cpu() for name, value in found.items()}
+        return on_cpu(found)
 
     def any_of(self, values: Sequence[bool]) -> list[bool]:
         told = torch.tensor([int(value) for value in values], device=self.device)

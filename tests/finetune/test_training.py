@@ -285,6 +285,21 @@ def test_an_lm_head_of_its_own_survives_training(rows: Path, tmp_path: Path) -> 
     assert not torch.allclose(after["lm_head.weight"], after["shared.weight"], atol=1e-3)
 
 
+@pytest.mark.parametrize("family", ["encoder-decoder", "decoder"])
+def test_what_is_tied_is_in_the_file_once_where_weights_come_off_a_device(
+    family: str, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy off a GPU has a memory of its own; a copy from CPU to CPU is none."""
+    raw = settings(family, rows, steps=1)
+    raw["model"] |= {"size": "tiny-gpt2"} if family == "decoder" else {}
+    train(msgspec.convert(raw, TrainConfig), tmp_path / "cpu", say=lambda _: None)
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: tensor.clone())
+    train(msgspec.convert(raw, TrainConfig), tmp_path / "device", say=lambda _: None)
+    one, two = (load_file(tmp_path / f / "model/model.safetensors") for f in ("cpu", "device"))
+    assert one.keys() == two.keys() and "lm_head.weight" not in two
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
 def test_a_mended_configuration_takes_the_folder_over(rows: Path, tmp_path: Path) -> None:
     raw = settings("encoder-decoder", rows, steps=1)
     wrong = raw | {"model": raw["model"] | {"max_target": 2, "vocabulary": 300}}
