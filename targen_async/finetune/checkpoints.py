@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from targen_async.errors import RunStopped
 from targen_async.finetune.engine import Engine
+from targen_async.finetune.room import megabytes
 
 COMPLETE = "COMPLETE"
 _PROGRESS = "progress.json"
@@ -120,29 +121,6 @@ def load_random_state(path: Path, engine: Engine) -> bool:
     if engine.device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], engine.device)
     return True
-
-
-def checkpoint_bytes(parameters: int, sharded: bool, adapters: bool = False) -> int:
-    """Weights and two moments in float32; sharded optimisers hold the weights once more. Adapters
-    alone have moments, and are a small part of the weights."""
-    return parameters * (5 if adapters else 16 if sharded else 12)
-
-
-def check_room(folder: Path, room: int, parameters: int, keep: int) -> None:
-    """Raises RunStopped where `keep` checkpoints of `room` bytes, one in the writing and the model
-    itself would not fit beside what is there."""
-    there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    needed = room * (keep + 1) + 4 * parameters - there
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise RunStopped(
-            f"{folder}: {keep + 1} checkpoints and the model take {megabytes(needed)} more and "
-            f"{megabytes(free)} are free; make room, or set `training.keep` lower"
-        )
-
-
-def megabytes(number: int) -> str:
-    return f"{max(number, 0) / 1e6:,.0f} MB"
 
 
 def _random_state() -> dict[str, torch.Tensor]:

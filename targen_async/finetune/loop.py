@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 from msgspec import Struct
 from msgspec.structs import replace
@@ -29,13 +28,11 @@ from targen_async.finetune.batches import (
 from targen_async.finetune.board import check_board
 from targen_async.finetune.checkpoints import (
     Progress,
-    check_room,
-    checkpoint_bytes,
     load_random_state,
     save_checkpoint,
     seed_rank,
 )
-from targen_async.finetune.config import TrainConfig, Training
+from targen_async.finetune.config import TrainConfig
 from targen_async.finetune.curve import Curve
 from targen_async.finetune.engine import Engine
 from targen_async.finetune.feeds import (
@@ -63,8 +60,9 @@ from targen_async.finetune.models import (
 from targen_async.finetune.optim import count_parameters, learning_rate
 from targen_async.finetune.prepare import Prepared, prepare
 from targen_async.finetune.ranks import Ranks, join_ranks, open_engine
-from targen_async.finetune.resume import Start, find_start
-from targen_async.finetune.saved import CARD, FACTS, save_model, told, write_card
+from targen_async.finetune.resume import Start, claim_folder, find_start
+from targen_async.finetune.room import check_room, checkpoint_bytes, unwritten, writing
+from targen_async.finetune.saved import save_model, told, write_card
 from targen_async.finetune.tokens import Tokens, tokenise
 
 Say = Callable[[str], None]
@@ -117,8 +115,11 @@ def train(
     if tensorboard:
         check_board()
     board = out / "tensorboard" if tensorboard else None
-    with join_ranks(config.training) as ranks:
-        return _train(config, out, ranks, _silent if ranks.rank else say, stopped, board)
+    try:
+        with join_ranks(config.training) as ranks:
+            return _train(config, out, ranks, _silent if ranks.rank else say, stopped, board)
+    except OSError as error:
+        raise unwritten(out, error) from error
 
 
 def _train(
@@ -130,8 +131,8 @@ def _train(
     board: Path | None,
 ) -> Trained:
     training = config.training
-    ranks.of_first(lambda: _claim(out, config))
-    start = ranks.of_first(lambda: _find_start(out, training, ranks, say))
+    ranks.of_first(lambda: claim_folder(out, config))
+    start = ranks.of_first(lambda: find_start(out, training, ranks.count, say))
     work = _make_work(config, out, ranks, start, say)
     warn_of_room(config, work.model.network, ranks, say)
     meter = Meter(config, work.model.network, work.samples, ranks)
@@ -155,40 +156,13 @@ def _silent(_: str) -> None:
     pass
 
 
-def _claim(out: Path, config: TrainConfig) -> None:
-    """The folder is the configuration's that wrote its first checkpoint; before there is one, a
-    mended configuration takes it over. What is refused is left as it was."""
-    path, own = out / "config.json", msgspec.json.format(msgspec.json.encode(config))
-    try:
-        other = path.is_file() and path.read_bytes() != own
-        if other and any((out / "checkpoints").glob("step-*")):
-            raise UserError(
-                f"{out} was begun with another configuration ({path}): name another folder, or "
-                "give the same configuration"
-            )
-        if all((out / "model" / name).is_file() for name in (FACTS, CARD)):
-            raise UserError(f"{out} holds a trained model: name another folder, or remove it")
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(own)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}") from error
-
-
-def _find_start(out: Path, training: Training, ranks: Ranks, say: Say) -> Start:
-    """Without a checkpoint, what is left of an earlier start may be of other rows or settings."""
-    start = find_start(out, training, ranks.count, say)
-    if start.path is None:
-        for name in ("tokenizer", "best"):
-            shutil.rmtree(out / name, ignore_errors=True)
-    return start
-
-
 def _make_work(config: TrainConfig, out: Path, ranks: Ranks, start: Start, say: Say) -> Work:
     """What the user has to mend is found before the model is built, which may take long."""
     prepared = prepare(config)
     choice, training, taught = config.model, config.training, prepared.instructions
     check_model(choice, training.packing)
     names = logit_names(prepared.tasks) if choice.family == "encoder" else ()
+    room = ranks.of_first(lambda: _room(config, out, names))
     with ranks.first():
         texts = (text for one in prepared.train for text in (*one.fields.values(), one.label or ""))
         tokenizer = choose_tokenizer(choice, texts, out / "tokenizer")
@@ -204,10 +178,6 @@ def _make_work(config: TrainConfig, out: Path, ranks: Ranks, start: Start, say: 
     plan = _plan(samples, config, start.progress.batches)
     first = epoch_steps(plan, 0)
     steps = training.steps or max(1, round(training.epochs * len(first)))
-    parameters = expected_parameters(choice, tokenizer, names)
-    sharded = training.deepspeed is not None
-    room = checkpoint_bytes(parameters, sharded, adapters=config.lora is not None)
-    ranks.of_first(lambda: check_room(out, room, parameters, training.keep))
     model = build_model(choice, tokenizer, names, training.random_seed)
     if config.lora:
         add_lora(model, config.lora)
@@ -230,6 +200,18 @@ def _make_work(config: TrainConfig, out: Path, ranks: Ranks, start: Start, say: 
         steps=steps,
         room=room,
     )
+
+
+def _room(config: TrainConfig, out: Path, names: Sequence[str]) -> int:
+    """Bytes of a checkpoint, for which there is room. A tokenizer that is yet to be trained has at
+    most as many entries as it may."""
+    training = config.training
+    parameters = expected_parameters(config.model, config.model.vocabulary, names)
+    sharded = training.deepspeed is not None
+    room = checkpoint_bytes(parameters, sharded, adapters=config.lora is not None)
+    models = 2 if training.evaluate_every else 1
+    check_room(out, room, 4 * parameters * models, training.keep)
+    return room
 
 
 def _plan(
@@ -342,12 +324,17 @@ def _evaluate(work: Work, engine: Engine, progress: Progress, curve: Curve) -> P
         better = progress.best is None or value > progress.best
         if better:
             progress = replace(progress, best=value)
-            assert weights is not None
-            save_model(work.out / "best", work.model, weights, work.config, work.prepared)
+            _save(work, weights, work.out / "best")
     [better] = engine.any_of([better])
     worse = 0 if better else progress.worse + 1
     patience = work.config.training.patience
     return replace(progress, worse=worse, ended=patience is not None and worse >= patience)
+
+
+def _save(work: Work, weights: Mapping[str, Any] | None, folder: Path) -> None:
+    assert weights is not None
+    with writing(folder):
+        save_model(folder, work.model, weights, work.config, work.prepared)
 
 
 def _reports(work: Work, model: Model, device: torch.device) -> dict[str, Report]:
@@ -366,8 +353,7 @@ def _finish(work: Work, engine: Engine, progress: Progress, curve: Curve, say: S
         if best.is_dir():
             shutil.copytree(best, folder, dirs_exist_ok=True)
         else:
-            assert weights is not None
-            save_model(folder, work.model, weights, work.config, work.prepared)
+            _save(work, weights, folder)
         if work.validation:
             written = open_model(str(folder), work.model.family)
             written.network.to(engine.device)

@@ -24,6 +24,7 @@ from transformers.utils import cached_file
 from targen_async.errors import RunStopped, UserError
 from targen_async.finetune.config import ModelChoice
 from targen_async.finetune.forms import Family
+from targen_async.finetune.room import writing
 from targen_async.finetune.shapes import own_positions
 from targen_async.finetune.sizes import round_vocabulary, size_of
 
@@ -65,11 +66,14 @@ class Model(Struct, frozen=True, kw_only=True):
 
 def choose_tokenizer(choice: ModelChoice, texts: Iterable[str], folder: Path) -> Any:  # noqa: ANN401
     """The tokenizer of a run: one saved in `folder` by an earlier start, the model's own, or one
-    trained on `texts` and saved there. Raises UserError where it cannot pad."""
+    trained on `texts` and saved there. Raises UserError where it cannot pad, RunStopped where the
+    disk is full."""
     if choice.init != "config":
         return _pretrained_tokenizer(choice.init, choice.family)
     if not (folder / "tokenizer.json").is_file():
-        train_tokenizer(texts, choice.vocabulary, choice.family).save_pretrained(str(folder))
+        tokenizer = train_tokenizer(texts, choice.vocabulary, choice.family)
+        with writing(folder):
+            tokenizer.save_pretrained(str(folder))
     return _pretrained_tokenizer(str(folder), choice.family)
 
 
@@ -127,11 +131,12 @@ def build_model(
     return Model(family=choice.family, network=network.float(), tokenizer=tokenizer)
 
 
-def expected_parameters(choice: ModelChoice, tokenizer: Any, names: Sequence[str]) -> int:  # noqa: ANN401
+def expected_parameters(choice: ModelChoice, vocabulary: int, names: Sequence[str]) -> int:
     """How many the model will have, before any of them takes memory; an untied lm_head that a
-    config does not tell of is not counted. Raises UserError as `build_model`."""
+    config does not tell of is not counted. `vocabulary`: entries of the tokenizer where the weights
+    are random. Raises UserError as `build_model`."""
     if choice.init == "config":
-        config = _config(choice, len(tokenizer), names)
+        config = _config(choice, vocabulary, names)
     else:
         config = open_config(choice.init)
     with torch.device("meta"):

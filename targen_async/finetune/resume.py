@@ -13,17 +13,19 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from targen_async.errors import RunStopped, UserError
 from targen_async.finetune.checkpoints import (
     Progress,
-    megabytes,
     newest_checkpoint,
     read_progress,
 )
-from targen_async.finetune.config import Training
+from targen_async.finetune.config import TrainConfig, Training
+from targen_async.finetune.room import megabytes
+from targen_async.finetune.saved import CARD, FACTS
 from targen_async.finetune.sharded import TAG
 from targen_async.finetune.zero import zero_stage
 
@@ -37,6 +39,29 @@ class Start(Struct, frozen=True, kw_only=True):
     """The same, converted for another number of ranks."""
 
 
+def claim_folder(out: Path, config: TrainConfig) -> None:
+    """The folder is the configuration's that wrote its first checkpoint; before there is one, a
+    mended configuration takes it over.
+
+    Raises UserError where it holds another run or a trained model, which are left as they were, and
+    where it cannot be written.
+    """
+    path, own = out / "config.json", msgspec.json.format(msgspec.json.encode(config))
+    try:
+        other = path.is_file() and path.read_bytes() != own
+        if other and any((out / "checkpoints").glob("step-*")):
+            raise UserError(
+                f"{out} was begun with another configuration ({path}): name another folder, or "
+                "give the same configuration"
+            )
+        if all((out / "model" / name).is_file() for name in (FACTS, CARD)):
+            raise UserError(f"{out} holds a trained model: name another folder, or remove it")
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(own)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}") from error
+
+
 def find_start(out: Path, training: Training, ranks: int, say: Callable[[str], None]) -> Start:
     """The newest whole checkpoint in `out`, converted if need be. For rank 0 alone.
 
@@ -46,6 +71,9 @@ def find_start(out: Path, training: Training, ranks: int, say: Callable[[str], N
     fresh = Progress(ranks=ranks, batches=ranks * training.accumulation)
     path = newest_checkpoint(out / "checkpoints", say)
     if path is None:
+        # What an earlier start left may be of other rows or settings.
+        for name in ("tokenizer", "best"):
+            shutil.rmtree(out / name, ignore_errors=True)
         return Start(progress=fresh)
     progress = read_progress(path)
     if progress.ranks == ranks:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import resource
 import shutil
 import sys
 from collections.abc import Callable
@@ -158,3 +159,35 @@ def test_one_sentence_on_rank_0_exit_code_2_and_no_model(
         return
     assert re.search(sentence, told.err), told.err
     assert told.err.startswith("train.py: ") and told.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("full", ["at the start", "in the writing"])
+def test_a_full_disk_is_one_sentence_and_exit_code_1(
+    full: str,
+    rows: Path,
+    runner: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By a limit on the size of files, which the system calls a failed write."""
+    config = write_config(tmp_path / "run.toml", settings("encoder", rows, steps=1))
+    monkeypatch.setattr(runner.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(
+        sys, "argv", ["train.py", "--config", str(config), "--out", str(tmp_path / "out")]
+    )
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if full == "at the start":
+        usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+        sentence = r"out: 3 checkpoints and the model take \d+ MB more and 1 MB are free; make room"
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+        sentence = r"out/tokenizer could not be written \(File too large .*\): make room, and the"
+    try:
+        assert runner.main() == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    told = capsys.readouterr().err
+    assert re.search(sentence, told), told
+    assert told.startswith("train.py: ") and told.count("\n") == 1

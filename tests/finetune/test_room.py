@@ -101,6 +101,49 @@ def test_a_disk_that_is_full_in_the_writing_is_told(rows: Path, tmp_path: Path) 
     assert train(made, tmp_path, say=lambda _: None).steps == 6
 
 
+@pytest.mark.parametrize(
+    ("moment", "most", "place"),
+    [("", 2000, "tokenizer"), ("step 1: cb", 10_000, "best"), ("step 1 of", 100, "")],
+)
+def test_whatever_a_full_disk_keeps_from_being_written_is_named(
+    moment: str, most: int, place: str, rows: Path, tmp_path: Path
+) -> None:
+    """At least by its folder. What tokenizers and safetensors raise is no OSError."""
+    raw = settings("encoder", rows, steps=2, evaluate_every=1)
+    raw["data"]["held_out"] = 0.2
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def say(text: str) -> None:
+        if text.startswith(moment):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+
+    if not moment:
+        say("")
+    try:
+        with pytest.raises(
+            RunStopped, match=f"{tmp_path / place} could not be written .*arge"
+        ) as t:
+            train(msgspec.convert(raw, TrainConfig), tmp_path, say=say)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "make room, and" in str(t.value) and "\n" not in str(t.value)
+
+
+def test_the_best_weights_take_room_too(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def needed(**training: Any) -> int:
+        raw = settings("encoder", rows, steps=2, **training)
+        raw["data"]["held_out"] = 0.2
+        with monkeypatch.context() as patch, pytest.raises(RunStopped) as told:
+            Disk(patch, iter([0]))
+            train(msgspec.convert(raw, TrainConfig), tmp_path, say=lambda _: None)
+        assert not (tmp_path / "tokenizer").exists()  # It is the first that is looked at.
+        return int(str(told.value).partition("the model take ")[2].split()[0])
+
+    assert needed(evaluate_every=1) > needed()
+
+
 def test_a_step_that_does_not_fit_into_memory_is_told(
     rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +163,7 @@ def test_what_a_model_takes_is_known_before_it_is_built(
     tokenizer = choose_tokenizer(choice, ["some words"] * 9, tmp_path / "tokenizer")
     network = build_model(choice, tokenizer, ["a", "b"], 0).network
     wanted = sum(value.numel() for value in network.parameters())
-    assert expected_parameters(choice, tokenizer, ["a", "b"]) == wanted
+    assert expected_parameters(choice, len(tokenizer), ["a", "b"]) == wanted
 
 
 @pytest.mark.parametrize("parts", [1, 2])

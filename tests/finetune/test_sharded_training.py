@@ -26,10 +26,10 @@ if shutil.which("g++") is None:
 import torch
 from safetensors.torch import load_file, save_file
 
-from targen_async.finetune.checkpoints import checkpoint_bytes
 from targen_async.finetune.config import TrainConfig
 from targen_async.finetune.loop import train
 from targen_async.finetune.models import open_model
+from targen_async.finetune.room import checkpoint_bytes
 from tests.finetune.grammars import grammar_run
 from tests.finetune.launches import (
     Job,
