@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -277,8 +278,9 @@ def _run(
                 "`training.accumulation`, lower `training.tokens`, or set "
                 "`training.gradient_checkpointing`"
             ) from error
-        if loss != loss:
-            raise RunStopped(f"the loss of step {number + 1} is not a number: lower the rate")
+        for what, figure in (("loss", loss), ("gradient", norm)):
+            if not isfinite(figure):
+                raise RunStopped(f"the {what} of step {number + 1} is not finite: lower the rate")
         progress = replace(progress, step=number + 1)
         tokens = real_tokens(work.plan, step)
         seconds = time.perf_counter() - began

@@ -45,6 +45,7 @@ class _Table(Struct, frozen=True):
     stage: Annotated[int, Meta(ge=0, le=3)] = 0
     reduce_bucket_size: Annotated[float, Meta(gt=0)] | Auto = "auto"
     overlap_comm: bool | Auto | None = None
+    compute_grad_norm: bool | Auto = True
     offload_optimizer: _Offload | None = None
     offload_param: _Offload | None = None
 
@@ -108,6 +109,11 @@ def read_zero(path: Path) -> Zero:
                 'configuration: write "auto" there, or drop it'
             )
     table = file.zero_optimization
+    if table.compute_grad_norm is False:
+        raise UserError(
+            f"`training.deepspeed`: {path}: `zero_optimization.compute_grad_norm` is false, and a "
+            "gradient that is not finite is known by its norm: drop it"
+        )
     bucket, overlaps = table.reduce_bucket_size, table.overlap_comm
     if overlaps in ("auto", None):
         overlaps = table.stage == 3

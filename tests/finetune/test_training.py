@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from targen_async import cli  # noqa: E402
 from targen_async.errors import RunStopped, UserError  # noqa: E402
+from targen_async.finetune import loop  # noqa: E402
 from targen_async.finetune.checkpoints import checkpoint_fault, newest_checkpoint  # noqa: E402
 from targen_async.finetune.config import TrainConfig, load_train_config  # noqa: E402
 from targen_async.finetune.forms import form_digest  # noqa: E402
@@ -168,6 +169,26 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
     assert "its writing was cut off" in str(checkpoint_fault(folder / "step-00000005"))
     assert train(made, tmp_path, say=said.append).steps == 6
     assert "going on from step 4 of 6" in said
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_before_it_is_saved(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of that step is a number still: only the next one would not be."""
+    real, calls = loop.build_model, iter(range(100))
+
+    def built(*given: Any) -> Any:
+        model = real(*given)
+        weight = next(iter(model.network.parameters()))
+        weight.register_hook(lambda slope: slope * torch.inf if next(calls) == 2 else slope)
+        return model
+
+    monkeypatch.setattr(loop, "build_model", built)
+    with pytest.raises(RunStopped, match="the gradient of step 3 is not finite: lower the rate"):
+        train(config("encoder", rows, steps=6, save_every=1), tmp_path, say=lambda _: None)
+    newest = newest_checkpoint(tmp_path / "checkpoints", lambda _: None)
+    assert newest == tmp_path / "checkpoints" / "step-00000002"
+    assert len(curve(tmp_path)) == 2
 
 
 def test_the_rate_rises_and_falls_by_the_step_alone() -> None:

@@ -99,6 +99,10 @@ WRONG: dict[str, tuple[Any, str]] = {
         {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "disk"}}},
         "`zero_optimization.offload_optimizer.device`: invalid enum value 'disk'",
     ),
+    "no norm": (
+        {"zero_optimization": {"stage": 2, "compute_grad_norm": False}},
+        "`zero_optimization.compute_grad_norm` is false",
+    ),
     "a list": ([2], "expected `object`, got `array`"),
     "half a file": ('{"zero_optimization": ', "is not valid JSON"),
 }
