@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: validation; a run has train only",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="default: the model's name with -evaluated"
+        "--out", type=Path, metavar="DIR", help="default: the run's or model's name with -evaluated"
     )
     parser.add_argument(
         "--max-source", type=int, metavar="N", help="most tokens read (default: as in training)"
@@ -49,10 +49,17 @@ def run(options: argparse.Namespace) -> int:
             "'targen-async[train]'"
         ) from error
     tasks = [task.strip() for task in options.tasks.split(",") if task.strip()]
-    out = options.out or Path(f"{Path(options.model[0]).name}-evaluated")
+    out = options.out or Path(f"{_name_of(options.model[0])}-evaluated")
     more = {name: getattr(options, name) for name in ("split", "max_source", "random_seed", "free")}
     if len(options.model) == 1:
         evaluate(options.model[0], tasks, options.data, out, **more)
     else:
         evaluate_seeds(options.model, tasks, options.data, out, **more)
     return 0
+
+
+def _name_of(model: str) -> str:
+    """Of the run where it is its `model/`; every run has one."""
+    path = Path(model)
+    path = path.resolve() if path.is_dir() else path
+    return path.parent.name if path.name == "model" else path.name

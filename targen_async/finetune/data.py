@@ -53,8 +53,8 @@ def load_examples(source: str | Path, task: str, split: Split) -> Loaded:
     if (folder / MANIFEST).is_file():
         if split != "train":
             raise UserError(
-                f"{folder} is a run and has no split {split!r}: cut one off its rows, or export it "
-                "with `targen export --to jsonl --split`"
+                f"{folder} is a run and has no split {split!r}: all of it is train (`--split train`"
+                "); cut one off its rows, or export it with `targen export --to jsonl --split`"
             )
         manifest, digest = read_run_manifest(folder)
         loaded = _loaded(task, split, "run", str(folder), list(read_run(folder, task, manifest)))

@@ -16,9 +16,12 @@ from targen_async.finetune.generation import write_freely
 from targen_async.finetune.metrics import Answers, Report, Spread, measure, over_seeds
 from targen_async.finetune.models import Model, check_length, open_model
 from targen_async.finetune.predictions import write_predictions, write_submission
+from targen_async.finetune.room import unwritten
 from targen_async.finetune.saved import Facts, read_facts, told
 
 METRICS = "metrics.json"
+LEAST = 16
+"""Tokens that a model reads at least, as of `model.max_source`."""
 
 
 class Free(Struct, frozen=True, kw_only=True):
@@ -63,26 +66,40 @@ def evaluate(
     `data`: a folder of official files, a run (`split="train"`), or the hub's name. Options are
     ranked by logit or likelihood, so every answer is one of them; `free` lets a model that writes
     also write as it likes, and counts what is none of them. Raises UserError for what the user has
-    to mend.
+    to mend, RunStopped where the disk is full.
     """
     if not tasks:
         raise UserError("name at least one task, as in --tasks cb,rte")
+    if max_source is not None and max_source < LEAST:
+        raise UserError(f"--max-source is {max_source}, and the least is {LEAST}")
     if (out / METRICS).exists():
-        raise UserError(f"{out} holds the metrics of another evaluation: name another folder")
+        raise UserError(
+            f"{out} holds the metrics of another evaluation: name another folder with `--out`"
+        )
     loaded = [load_examples(data, task, split) for task in dict.fromkeys(tasks)]
     facts = read_facts(Path(model))
     asked = open_model(model, facts.model.family if facts else None)
     facts = _within(facts, asked, model, max_source)
     if free and asked.family == "encoder":
         raise UserError("an encoder writes nothing: drop `--free`")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: {out} cannot be written: {error.strerror}") from error
+    for one in loaded:
+        if facts.instructions and one.task not in facts.instructions:
+            say(f"{one.task} was not trained: it is put with definition and labels, no examples")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     asked.network.to(device)
     measured: dict[str, Measured] = {}
-    for one in loaded:
-        measured[one.task] = _measure(asked, facts, one, out, device, random_seed, free)
-        say(_in_words(measured[one.task], one))
-    held = {"model": model, "random_seed": random_seed, "tasks": measured}
-    (out / METRICS).write_bytes(msgspec.json.format(msgspec.json.encode(held)))
+    try:
+        for one in loaded:
+            measured[one.task] = _measure(asked, facts, one, out, device, random_seed, free)
+            say(_in_words(measured[one.task], one))
+        held = {"model": model, "random_seed": random_seed, "tasks": measured}
+        (out / METRICS).write_bytes(msgspec.json.format(msgspec.json.encode(held)))
+    except OSError as error:
+        raise unwritten(out, error) from error
     say(f"metrics, predictions and submission files are in {out}")
     return measured
 
@@ -130,7 +147,7 @@ def _within(facts: Facts | None, model: Model, source: str, max_source: int | No
     if facts is None:
         choice = ModelChoice(family=model.family, init=source, max_source=max_source or 512)
         facts = Facts(model=choice)
-    elif max_source:
+    elif max_source is not None:
         facts = Facts(
             model=msgspec.structs.replace(facts.model, max_source=max_source),
             instructions=facts.instructions,

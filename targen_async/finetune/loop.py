@@ -64,7 +64,7 @@ from targen_async.finetune.ranks import Ranks, join_ranks, open_engine
 from targen_async.finetune.resume import Start, claim_folder, find_start
 from targen_async.finetune.room import check_room, checkpoint_bytes, unwritten, writing
 from targen_async.finetune.saved import save_model, told, write_card
-from targen_async.finetune.tokens import Tokens, tokenise
+from targen_async.finetune.tokens import Tokens, check_targets, tokenise
 
 Say = Callable[[str], None]
 METRICS, PICTURE = "metrics.jsonl", "loss.png"
@@ -169,6 +169,7 @@ def _make_work(config: TrainConfig, out: Path, ranks: Ranks, start: Start, say: 
         tokenizer = choose_tokenizer(choice, texts, out / "tokenizer")
         cache = out / "tokens"
         tokens = tokenise(prepared.train, tokenizer, choice, names, taught, cache)
+        check_targets(prepared.train, tokens, choice)
         validation = {
             task: tokenise(held, tokenizer, choice, names, taught, cache)
             for task, held in prepared.validation.items()

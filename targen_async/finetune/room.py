@@ -38,7 +38,7 @@ def unwritten(path: Path, error: Exception) -> RunStopped:
     place = getattr(error, "filename", None) or path
     reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
     return RunStopped(
-        f"{place} could not be written ({reason}): make room, and the same command goes on"
+        f"{place} could not be written ({reason}): make room, and start the same command again"
     )
 
 

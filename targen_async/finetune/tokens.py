@@ -140,9 +140,10 @@ def _shorter(
 
 
 def pose_text(example: Example, choice: ModelChoice, told: Mapping[str, Instruction]) -> Posed:
-    """The form of an example for a model that writes, instructed where its task is."""
-    if example.task in told:
-        return pose_instructed(example, told[example.task])
+    """The form of an example for a model that writes. One that was instructed is so in every task:
+    in those it was not taught, without demonstrations."""
+    if told:
+        return pose_instructed(example, told.get(example.task, Instruction(task=example.task)))
     if choice.family == "encoder":
         raise UserError("an encoder writes nothing")
     return pose(example, choice.family)
@@ -167,11 +168,6 @@ def _encode_texts(
     for number, (one, form) in enumerate(zip(examples, forms, strict=True)):
         choices = tuple(written[(" " if decoder else "") + text] for text in form.choices)
         deepest = max(map(len, choices))
-        if not decoder and deepest > choice.max_target:
-            raise UserError(
-                f"{one.key}: an answer has {deepest} tokens, and `model.max_target` is "
-                f"{choice.max_target}"
-            )
         room = choice.max_source - (deepest if decoder else 0)
         source = list(made["input_ids"][number])
         if len(source) > room:
@@ -179,6 +175,20 @@ def _encode_texts(
             source = _cut_text(source, made["offset_mapping"][number], form, room, one.key)
         items.append(Item((tuple(source),), (), choices, (), form.right, form.by_length))
     return Tokens(items=tuple(items), cut=cut)
+
+
+def check_targets(examples: Sequence[Example], tokens: Tokens, choice: ModelChoice) -> None:
+    """Raises UserError where an answer that is to be learnt is longer than an encoder-decoder is to
+    write. What is only ranked may have any length."""
+    if choice.family != "encoder-decoder":
+        return
+    for one, item in zip(examples, tokens.items, strict=True):
+        longest = max((len(item.choices[number]) for number in item.right), default=0)
+        if longest > choice.max_target:
+            raise UserError(
+                f"{one.key}: an answer has {longest} tokens, and `model.max_target` is "
+                f"{choice.max_target}"
+            )
 
 
 def _cut_text(

@@ -183,7 +183,7 @@ def test_a_full_disk_is_one_sentence_and_exit_code_1(
         sentence = r"out: 3 checkpoints and the model take \d+ MB more and 1 MB are free; make room"
     else:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
-        sentence = r"out/tokenizer could not be written \(File too large .*\): make room, and the"
+        sentence = r"out/tokenizer could not be written \(File too large .*\): make room, and start"
     try:
         assert runner.main() == 1
     finally:
