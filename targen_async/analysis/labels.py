@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from targen_async.analysis.crossfit import Crossfit, Unfit
 from targen_async.analysis.difficulty import pvi_of
-from targen_async.analysis.estimate import Z_95, Estimate, bootstrap_mean, bounded, half_sampling
+from targen_async.analysis.estimate import Estimate, bootstrap_mean, bounded, half_sampling
 from targen_async.analysis.rows import Row, Rows
 
 _LISTED = 100
@@ -171,8 +171,8 @@ def why_not(fit: Crossfit) -> str | None:
     if np.trace(calibrated(counts, fit.given)) >= 1 - LEAST_NOISE:
         return None
     shares = surer(fit.given, likely, fit.probabilities)
-    # A rank among many is spread evenly, with a variance of 1/12.
-    if not len(shares) or shares.mean() - Z_95 * np.sqrt(1 / 12 / len(shares)) <= _NO_SURER:
+    # A rank among many is spread evenly, with a variance of 1/12; 1.96 of its standard errors.
+    if not len(shares) or shares.mean() - 1.96 * np.sqrt(1 / 12 / len(shares)) <= _NO_SURER:
         return None
     return (
         f"the model is unsure of the {len(shares):,} rows whose labels it doubts, surer of "

@@ -352,5 +352,5 @@ def test_everything_the_scripts_read_of_the_analysis_is_a_field_of_it(faulty: Fa
         assert {"histogram", "by_label", "v_information", "model"} <= set(one["difficulty"])
         assert {"shares", "noise", "correction", "votes", "simulator_gold"} <= set(one["labels"])
         assert {"gender_by_label", "gender_by_occupation", "names", "countries"} <= set(one["bias"])
-        assert {"position", "length", "one_field"} <= set(one["artefacts"])
+        assert {"label_only", "position", "length", "one_field"} <= set(one["artefacts"])
         assert {"shares", "longest_is_right"} <= set(one["artefacts"]["position"])

@@ -9,7 +9,7 @@ from msgspec import Struct
 from targen_async.analysis.analyze import Analysis, Measures, estimates
 from targen_async.analysis.crossfit import Unfit
 from targen_async.analysis.entities import KINDS, TAGGED_KINDS
-from targen_async.analysis.estimate import Z_95, Estimate, difference
+from targen_async.analysis.estimate import Estimate, difference
 
 Arrow = Literal["up", "down", "both", "apart", "same", "none"]
 State = Literal["fault", "clear", "unknown"]
@@ -242,7 +242,8 @@ def _side(apart: Estimate, together: int) -> int:
     cover what they should in 95 of 100 cases; else 0."""
     if apart.low is None or apart.high is None:
         return 0
-    wider = NormalDist().inv_cdf(1 - (1 - SURE) / 2 / together) / Z_95
+    alone, among = (NormalDist().inv_cdf(1 - (1 - SURE) / 2 / count) for count in (1, together))
+    wider = among / alone
     above = apart.value - (apart.value - apart.low) * wider > 0
     below = apart.value + (apart.high - apart.value) * wider < 0
     return int(above) - int(below)
