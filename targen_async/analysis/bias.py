@@ -1,6 +1,8 @@
 """Bias: how often countries, nationalities, names, genders and jobs are named, and beside what."""
 
+from collections import Counter
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 from msgspec import Struct
@@ -171,14 +173,13 @@ def diverge(a: Mentions, b: Mentions, *, seed: int = 0) -> Divergence | None:
         mine, theirs = _sums(both[places[places < own]]), _sums(both[places[places >= own]])
         return jensen_shannon(mine, theirs) if mine.sum() and theirs.sum() else 1.0
 
-    naming = np.flatnonzero(np.diff(both.indptr))
-    total, rng = both.shape[0], np.random.default_rng(seed)
-    whole, mentions = _sums(both), both[naming]
+    kinds, counts = _different(both)
+    whole, rng = _sums(both), np.random.default_rng(seed)
     exchanged: list[float] = []
     for _ in range(_PERMUTATIONS):
-        # How many of the rows that name anything fall to the first set, and which.
-        share = int(rng.hypergeometric(len(naming), total - len(naming), own))
-        part = _sums(mentions[rng.permutation(len(naming))[:share]])
+        # How many rows of each kind fall to the first set.
+        drawn = rng.multivariate_hypergeometric(counts, own, method="marginals")
+        part = kinds.T @ drawn
         if part.sum() and (whole - part).sum():
             exchanged.append(jensen_shannon(part, whole - part))
     chance = float(np.quantile(exchanged, 0.95)) if exchanged else 1.0
@@ -195,6 +196,17 @@ def _laid_out(mentions: Mentions, entries: list[str]) -> sparse.csr_matrix:
     found = mentions.found.tocoo()
     shape = (found.shape[0], len(entries))
     return sparse.csr_matrix((found.data, (found.row, columns[found.col])), shape=shape)
+
+
+def _different(found: sparse.csr_matrix) -> tuple[sparse.csr_matrix, NDArray[np.int64]]:
+    """Each different row once, and how many there are of it."""
+    found.sort_indices()
+    marks = [
+        found.indices[start:end].tobytes() + found.data[start:end].tobytes()
+        for start, end in pairwise(found.indptr.tolist())
+    ]
+    counts, place = Counter(marks), {mark: place for place, mark in enumerate(marks)}
+    return found[[place[mark] for mark in counts]], np.array(list(counts.values()), dtype=np.int64)
 
 
 def _sums(found: sparse.csr_matrix) -> NDArray[np.float64]:

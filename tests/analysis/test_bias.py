@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from targen_async.analysis.bias import (
     Frequencies,
@@ -124,6 +125,26 @@ def test_what_differs_is_told_from_chance() -> None:
     itself = diverge(half, half)
     assert itself is not None and itself.jensen_shannon.value == 0
     assert diverge(half, find_entities(rows_of(["nothing"]))["countries"]) is None
+
+
+def test_chance_is_that_of_exchanging_rows_one_by_one() -> None:
+    """Rows that are alike are drawn as a number of their kind: no other chance than row by row."""
+    rng = np.random.default_rng(0)
+    places = ("France", "Kenya", "France and Kenya", "Peru", "no place")
+    texts = [f"In {places[n]}." for n in rng.integers(0, 5, 240)]
+    a, b = (find_entities(rows_of(part))["countries"] for part in (texts[:100], texts[100:]))
+    found = diverge(a, b)
+    named = np.array([[place in text for place in ("France", "Kenya", "Peru")] for text in texts])
+
+    def apart(order: NDArray[np.int64]) -> float:
+        return jensen_shannon(named[order[:100]].sum(axis=0), named[order[100:]].sum(axis=0))
+
+    exchanged = [apart(rng.permutation(240)) for _ in range(4000)]
+    value = apart(np.arange(240))
+    assert found is not None
+    assert found.jensen_shannon.value == pytest.approx(value)
+    assert found.by_chance == pytest.approx(np.quantile(exchanged, 0.95), rel=0.15)
+    assert found.p_value == pytest.approx(np.mean(np.array(exchanged) >= value), abs=0.04)
 
 
 def test_intervals_of_entropy_and_divergence_hold_between_parts_of_one_set() -> None:
