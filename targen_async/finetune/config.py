@@ -62,6 +62,8 @@ class DataChoice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Share of each training source cut off for validation, with nothing on both sides."""
     rows: Count | None = None
     """Rows of an epoch of the mixture, dealt out by weight; every row once where unset."""
+    equal_sizes: bool = False
+    """Cut every training source, by seed, to as many rows as the smallest one has."""
     instructed: bool = False
     """Put definition, labels and examples before every instance (Natural Instructions)."""
     demonstrations: Annotated[int, Meta(ge=0, le=32)] = 0
@@ -179,6 +181,8 @@ def check_train_config(config: TrainConfig) -> None:
         layout_of(source.task)
     if data.rows is None and any(source.weight != 1 for source in data.train):
         raise UserError("weights share out `data.rows`, which is not given")
+    if data.equal_sizes and data.rows:
+        raise UserError("`data.equal_sizes` and `data.rows` both say how many rows: give one")
     if data.demonstrations and not data.instructed:
         raise UserError("`data.demonstrations` belong to `data.instructed = true`")
     if data.instructed and model.family == "encoder":

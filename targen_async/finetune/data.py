@@ -107,12 +107,10 @@ def sample_examples(examples: Sequence[Example], rows: int, random_seed: int) ->
     return shuffled[:rows]
 
 
-def equal_sizes(
-    sets: Mapping[str, Sequence[Example]], random_seed: int
-) -> dict[str, list[Example]]:
+def equal_sizes(sets: Sequence[Sequence[Example]], random_seed: int) -> list[list[Example]]:
     """Every set cut to the size of the smallest, so that they differ in kind and not in number."""
-    rows = min(map(len, sets.values()), default=0)
-    return {name: sample_examples(held, rows, random_seed) for name, held in sets.items()}
+    rows = min(map(len, sets), default=0)
+    return [sample_examples(held, rows, random_seed) if rows else [] for held in sets]
 
 
 def split_examples(

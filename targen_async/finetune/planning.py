@@ -139,16 +139,21 @@ class _Epoch(Struct, frozen=True):
 def _epoch(config: TrainConfig, shape: Shape) -> _Epoch:
     """Rows and sequences of an epoch, counted where the sources are there."""
     compared = SEQUENCES if shape.family == "encoder" else {}
-    rows, sequences, assumed = 0, 0, []
+    counts, assumed = [], []
     for source in config.data.train:
         found = source.rows
         if Path(source.source).is_dir():
             found = found or len(load_examples(source.source, source.task, source.split).examples)
         else:
             assumed.append(source.task)
-        held = found or OFFICIAL[source.task]
-        rows += held
-        sequences += held * compared.get(source.task, 1)
+        counts.append(found or OFFICIAL[source.task])
+    if config.data.equal_sizes:
+        counts = [min(counts)] * len(counts)
+    rows = sum(counts)
+    sequences = sum(
+        count * compared.get(source.task, 1)
+        for count, source in zip(counts, config.data.train, strict=True)
+    )
     kept = config.data.rows or round(rows * (1 - config.data.held_out))
     return _Epoch(kept, sequences * kept / rows, tuple(assumed))
 

@@ -12,6 +12,7 @@ from targen_async.finetune.config import Source, TrainConfig
 from targen_async.finetune.data import (
     Loaded,
     Part,
+    equal_sizes,
     load_examples,
     mix_examples,
     sample_examples,
@@ -62,6 +63,8 @@ def prepare(config: TrainConfig) -> Prepared:
         parts, instructions = _instruct(parts, data.demonstrations, seed)
         for task in validation:
             instructions.setdefault(task, Instruction(task=task))
+    if data.equal_sizes:
+        parts = equal_sizes(parts, seed)
     mixed = mix_examples(
         [
             Part(name=one.source, examples=part, weight=source.weight)

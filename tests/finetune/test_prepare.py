@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from targen_async.errors import UserError
-from targen_async.finetune.config import TrainConfig
+from targen_async.finetune.config import TrainConfig, check_train_config
+from targen_async.finetune.planning import Machine, plan_run
 from targen_async.finetune.prepare import Prepared, prepare
 from tests.finetune.made import run_of, write_lines
 
@@ -59,3 +60,24 @@ def test_rows_of_a_run_share_nothing_with_what_is_measured(tmp_path: Path) -> No
     official(tmp_path, "train", (passage.fields["passage"], "is it so"))
     with pytest.raises(UserError, match="is measured on and has a passage"):
         prepared(tmp_path, run, "train")
+
+
+def test_sources_of_equal_sizes_are_as_large_as_the_smallest(tmp_path: Path) -> None:
+    rows = [(f"Passage {n}.", f"is it {n}") for n in range(12)]
+    many, few = official(tmp_path / "many", "train", *rows), tmp_path / "few"
+    official(few, "train", *((f"Text {n}.", f"was it {n}") for n in range(5)))
+    sources = [{"task": "boolq", "source": str(folder)} for folder in (many, few)]
+    raw: dict[str, Any] = {
+        "model": {"family": "encoder"},
+        "data": {"train": sources, "equal_sizes": True},
+        "training": {"examples": 2},
+    }
+    config = msgspec.convert(raw, TrainConfig)
+    made = prepare(config)
+    assert [one["rows"] for one in made.sources] == [5, 5]
+    assert len({one.fields["passage"] for one in made.train}) == 10
+    assert plan_run(config, Machine()).rows == 10
+    assert made.train == prepare(config).train
+    raw["data"]["rows"] = 8
+    with pytest.raises(UserError, match=r"`data.equal_sizes` and `data.rows` both say how many"):
+        check_train_config(msgspec.convert(raw, TrainConfig))
