@@ -18,6 +18,7 @@ from targen_async.finetune.models import Model, check_length, open_model
 from targen_async.finetune.predictions import write_predictions, write_submission
 from targen_async.finetune.room import unwritten
 from targen_async.finetune.saved import Facts, read_facts, told
+from targen_async.finetune.tokens import token_cache
 
 METRICS = "metrics.json"
 LEAST = 16
@@ -167,7 +168,7 @@ def _measure(
 ) -> Measured:
     examples = loaded.examples
     instructions: Mapping[str, Any] = facts.instructions
-    tokens = tokens_for(model, facts.model, examples, instructions)
+    tokens = tokens_for(model, facts.model, examples, instructions, token_cache())
     answers = answer_examples(model, examples, tokens, device)
     (out / "predictions").mkdir(parents=True, exist_ok=True)
     write_predictions(out / "predictions" / f"{loaded.task}.jsonl", examples, answers)

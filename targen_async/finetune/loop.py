@@ -64,7 +64,7 @@ from targen_async.finetune.ranks import Ranks, join_ranks, open_engine
 from targen_async.finetune.resume import Start, claim_folder, find_start
 from targen_async.finetune.room import check_room, checkpoint_bytes, unwritten, writing
 from targen_async.finetune.saved import save_model, told, write_card
-from targen_async.finetune.tokens import Tokens, check_targets, tokenise
+from targen_async.finetune.tokens import Tokens, check_targets, token_cache, tokenise
 
 Say = Callable[[str], None]
 METRICS, PICTURE = "metrics.jsonl", "loss.png"
@@ -167,7 +167,7 @@ def _make_work(config: TrainConfig, out: Path, ranks: Ranks, start: Start, say: 
     with ranks.first():
         texts = (text for one in prepared.train for text in (*one.fields.values(), one.label or ""))
         tokenizer = choose_tokenizer(choice, texts, out / "tokenizer")
-        cache = out / "tokens"
+        cache = token_cache()
         tokens = tokenise(prepared.train, tokenizer, choice, names, taught, cache)
         check_targets(prepared.train, tokens, choice)
         validation = {

@@ -2,9 +2,12 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 from msgspec import Struct
@@ -16,8 +19,6 @@ from targen_async.finetune.instructions import Instruction, pose_instructed
 from targen_async.finetune.logits import logits_of
 from targen_async.finetune.posed import Pairs, Posed
 from targen_async.finetune.schema import Example, content_digest
-
-_FORMAT = 1
 
 
 class Item(Struct, frozen=True, array_like=True):
@@ -42,6 +43,18 @@ class Tokens(Struct, frozen=True, kw_only=True):
     """Examples that were too long and lost a part."""
 
 
+def token_cache() -> Path | None:
+    """The folder that all runs of a user share: `TARGEN_CACHE`, else targen-async in the user's
+    cache folder (XDG Base Directory Specification). None where the user has no home."""
+    if own := os.environ.get("TARGEN_CACHE"):
+        return Path(own) / "tokens"
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    return home / "targen-async" / "tokens"
+
+
 def tokenise(
     examples: Sequence[Example],
     tokenizer: Any,  # noqa: ANN401
@@ -50,27 +63,51 @@ def tokenise(
     instructions: Mapping[str, Instruction] | None = None,
     cache: Path | None = None,
 ) -> Tokens:
-    """`names`: an encoder's logits. `cache`: a folder that may hold the same from before.
+    """`names`: an encoder's logits. `cache`: a folder that may hold the same from before, of
+    whatever run, and in whatever order the examples were.
 
     Raises UserError where what may not be cut is longer than the model reads.
     """
-    told = instructions or {}
-    path = cache and cache / f"{_key(examples, tokenizer, choice, names, told)}.tokens"
-    if path and path.is_file():
-        try:
+    order = sorted(range(len(examples)), key=lambda n: (examples[n].task, examples[n].key))
+    made = _cached(
+        [examples[n] for n in order], tokenizer, choice, names, instructions or {}, cache
+    )
+    items = dict(zip(order, made.items, strict=True))
+    return Tokens(items=tuple(items[n] for n in range(len(examples))), cut=made.cut)
+
+
+def _cached(
+    examples: Sequence[Example],
+    tokenizer: Any,  # noqa: ANN401
+    choice: ModelChoice,
+    names: Sequence[str],
+    instructions: Mapping[str, Instruction],
+    cache: Path | None,
+) -> Tokens:
+    path = cache and cache / f"{_key(examples, tokenizer, choice, names, instructions)}.tokens"
+    if path:
+        with suppress(OSError, msgspec.DecodeError):
             return msgspec.msgpack.decode(path.read_bytes(), type=Tokens)
-        except msgspec.DecodeError:
-            pass  # Half written by a start that died: it is made again.
     if choice.family == "encoder":
         made = _encode_pairs(examples, tokenizer, choice.max_source, names)
     else:
-        made = _encode_texts(examples, tokenizer, choice, told)
+        made = _encode_texts(examples, tokenizer, choice, instructions)
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_suffix(f".{os.getpid()}")
-        half.write_bytes(msgspec.msgpack.encode(made))
-        half.replace(path)
+        _keep(path, msgspec.msgpack.encode(made))
     return made
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Written beside and renamed: another process reads all of it or nothing. Where it cannot be
+    written the ids are made anew each time, and nothing else is lost."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half = path.with_name(f"{path.stem}.{uuid4().hex}")
+        try:
+            half.write_bytes(content)
+            half.replace(path)
+        finally:
+            half.unlink(missing_ok=True)
 
 
 def _key(
@@ -80,13 +117,16 @@ def _key(
     names: Sequence[str],
     instructions: Mapping[str, Instruction],
 ) -> str:
+    """Of all that the ids depend on, this package's version and that of the tokenizers included."""
     family = choice.family
     forms = [form_digest(task, family) for task in sorted({one.task for one in examples})]
     told = [instructions[task].digest for task in sorted(instructions)]
     lengths = (choice.max_source, choice.max_target)
     spans = [sorted(one.spans.items()) for one in examples]
-    of = (_FORMAT, family, content_digest(examples), spans, forms, told, list(names), lengths)
-    digest = sha256(msgspec.json.encode(of))
+    versions = [version(name) for name in ("targen-async", "tokenizers")]
+    ends = (tokenizer.eos_token_id, tokenizer.model_input_names)
+    content = (content_digest(examples), spans, forms, told, list(names))
+    digest = sha256(msgspec.json.encode((versions, family, content, lengths, ends)))
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     return digest.hexdigest()[:32]
 

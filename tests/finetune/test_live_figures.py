@@ -45,13 +45,14 @@ def test_mfu_counts_the_real_tokens_of_a_step(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(meter, "device_peak", lambda _: 1e12)
+    monkeypatch.setenv("TARGEN_CACHE", str(tmp_path))
     made = config(family, tmp_path, steps=2, examples=40, precision="bfloat16")
     said: list[str] = []
     trained = train(made, tmp_path / "out", say=said.append)
     raw = json.loads((trained.folder / "config.json").read_text("utf-8"))
     shape = shape_of(raw["model_type"], raw, 3)
     whole = 0.0
-    for path in (tmp_path / "out" / "tokens").iterdir():
+    for path in (tmp_path / "tokens").iterdir():
         for item in msgspec.msgpack.decode(path.read_bytes())["items"]:
             [source], choices, right = item[0], item[2], item[4]
             written = len(choices[right[0]]) if choices else 0
