@@ -27,6 +27,10 @@ class Progress(Struct, frozen=True, kw_only=True):
     """Steps that are done."""
     best: float | None = None
     """The best evaluation so far."""
+    best_step: int = 0
+    """Whose weights had it."""
+    best_loss: float = 0.0
+    """Of that step."""
     worse: int = 0
     """Evaluations since then."""
     ended: bool = False

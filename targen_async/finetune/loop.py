@@ -326,7 +326,8 @@ def _evaluate(work: Work, engine: Engine, progress: Progress, curve: Curve) -> P
         curve.evaluation(progress.step, reports)
         better = progress.best is None or value > progress.best
         if better:
-            progress = replace(progress, best=value)
+            step, loss = progress.step, curve.loss
+            progress = replace(progress, best=value, best_step=step, best_loss=loss)
             _save(work, weights, work.out / "best")
     [better] = engine.any_of([better])
     worse = 0 if better else progress.worse + 1
@@ -361,7 +362,7 @@ def _finish(work: Work, engine: Engine, progress: Progress, curve: Curve, say: S
             written = open_model(str(folder), work.model.family)
             written.network.to(engine.device)
             reports = _reports(work, written, engine.device)
-        figures = {"steps": progress.step, "last loss": f"{curve.loss:.4f}", "ranks": engine.ranks}
+        figures = _figures(progress, curve.loss, engine.ranks)
         write_card(folder, work.config, work.prepared, reports, figures)
         _draw(work.out, say)
         for task, report in reports.items():
@@ -369,6 +370,18 @@ def _finish(work: Work, engine: Engine, progress: Progress, curve: Curve, say: S
         say(f"the model is in {folder}")
     engine.any_of([False])
     return Trained(folder=folder, steps=progress.step, loss=curve.loss, reports=reports)
+
+
+def _figures(progress: Progress, loss: float, ranks: int) -> dict[str, Any]:
+    """What the card says of the weights."""
+    if progress.best is None:
+        return {"steps": progress.step, "last loss": f"{loss:.4f}", "ranks": ranks}
+    return {
+        "steps": progress.step,
+        "weights": f"of step {progress.best_step}, the best of the evaluations",
+        "loss of that step": f"{progress.best_loss:.4f}",
+        "ranks": ranks,
+    }
 
 
 def _draw(out: Path, say: Say) -> None:

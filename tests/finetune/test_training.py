@@ -139,14 +139,26 @@ def test_instructions_are_kept_for_the_evaluation(rows: Path, tmp_path: Path) ->
 
 
 def test_training_ends_early_and_hands_out_the_best_weights(rows: Path, tmp_path: Path) -> None:
-    raw = settings("encoder", rows, steps=40, evaluate_every=2, patience=2, learning_rate=1e-9)
+    """At a rate too high to learn anything: the last weights are far from the best."""
+    more = {"evaluate_every": 2, "patience": 2, "save_every": 2, "keep": 20}
+    raw = settings("encoder", rows, steps=40, learning_rate=0.01, schedule="constant", **more)
     raw["data"]["held_out"] = 0.1
-    said: list[str] = []
-    trained = train(msgspec.convert(raw, TrainConfig), tmp_path, say=said.append)
-    assert trained.steps == 6  # A rate of nothing: the first evaluation is never bettered.
+    trained = train(msgspec.convert(raw, TrainConfig), tmp_path, say=lambda _: None)
     told = [line for line in curve(tmp_path) if "evaluation" in line]
-    assert [line["step"] for line in told] == [2, 4, 6]
-    assert trained.reports["cb"].scores[0].value == told[0]["evaluation"]["cb"]["accuracy"]
+    values = [line["evaluation"]["cb"]["accuracy"] for line in told]
+    best = values.index(max(values))
+    assert best == len(values) - 3 and trained.steps == told[-1]["step"] < 40
+    assert trained.reports["cb"].scores[0].value == values[best]
+    handed = load_file(trained.folder / "model.safetensors")
+    for line, same in ((told[best], True), (told[-1], False)):
+        state = tmp_path / "checkpoints" / f"step-{line['step']:08d}" / "state.pt"
+        network = torch.load(state, weights_only=True)["network"]
+        assert all(torch.equal(network[name], value) for name, value in handed.items()) == same
+    losses = {line["step"]: line["loss"] for line in curve(tmp_path) if "loss" in line}
+    card = (trained.folder / "README.md").read_text("utf-8")
+    step = told[best]["step"]
+    assert f"- weights: of step {step}, the best of the evaluations\n" in card
+    assert f"- loss of that step: {losses[step]:.4f}\n" in card
 
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
