@@ -1,5 +1,6 @@
 """What a run needs is told before it is begun: by formulas that are held against the models."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -304,12 +305,60 @@ def test_the_peaks_are_found_by_the_drivers_names() -> None:
     assert peak_of("cpu") is None
 
 
+SLURM = {
+    "scontrol": 'test "$*" = "show hostnames gpu[3-4]"; echo gpu3; echo gpu4',
+    "targen": 'echo "$*" >> "$TOLD/plan"',
+    # As Slurm does: options first, then a task a rank, numbered over all nodes and on its own.
+    "srun": """while [ "${1#--}" != "$1" ]; do echo "$1" >> "$TOLD/options"; shift; done
+for n in $(seq 0 15); do
+  SLURM_PROCID=$n SLURM_LOCALID=$((n % 8)) "$@" & echo $! > "$TOLD/task-$n"; wait $!
+done""",
+    "python": """> "$TOLD/rank-$SLURM_PROCID" echo "$$ $RANK $LOCAL_RANK $WORLD_SIZE" \\
+  "$MASTER_ADDR $MASTER_PORT $OMP_NUM_THREADS $*" """,
+}
+"""What the script calls, by programs that write down how they were called."""
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
-def test_the_slurm_script_is_sound() -> None:
+def test_the_slurm_script_starts_every_rank_as_a_task_of_its_own(tmp_path: Path) -> None:
     path = ROOT / "runners" / "two-nodes.slurm"
-    assert subprocess.run(["bash", "-n", str(path)]).returncode == 0
-    config = path.read_text("utf-8").partition("CONFIG:-")[2].partition("}")[0]
+    for name, body in SLURM.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\nset -eu\n{body}\n", "utf-8")
+        (tmp_path / name).chmod(0o755)
+    asked = dict(
+        line.removeprefix("#SBATCH --").split("=")
+        for line in path.read_text("utf-8").splitlines()
+        if line.startswith("#SBATCH --") and "=" in line
+    )
+    ranks = int(asked["nodes"]) * int(asked["ntasks-per-node"])
+    assert ranks == 16 and asked["ntasks-per-node"] == asked["gpus-per-node"]
+    assert asked["signal"] == "TERM@600"  # To the tasks; with `B:` it would be the script's alone.
+    told = subprocess.run(
+        ["bash", str(path)],
+        cwd=ROOT,
+        env={
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "TOLD": str(tmp_path),
+            "SLURM_JOB_ID": "123457",
+            "SLURM_JOB_NODELIST": "gpu[3-4]",
+            "SLURM_NTASKS": str(ranks),
+            "SLURM_CPUS_PER_TASK": asked["cpus-per-task"],
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert told.returncode == 0, told.stderr
+    config = "runners/configs/t5-3b-8gpu.toml"
     assert (ROOT / config).is_file()
+    assert (tmp_path / "plan").read_text("utf-8") == f"plan-training {config} --gpus 16\n"
+    for number in range(ranks):
+        task = (tmp_path / f"task-{number}").read_text("utf-8").strip()
+        # The rank is Slurm's own process: a shell between them would keep its signals.
+        assert (tmp_path / f"rank-{number}").read_text("utf-8") == (
+            f"{task} {number} {number % 8} 16 gpu3 23457 8 "
+            f"runners/train.py --config {config} --out runs/t5-3b\n"
+        )
 
 
 @pytest.mark.parametrize(
