@@ -50,7 +50,8 @@ class Seal(Struct, frozen=True):
 def save_checkpoint(folder: Path, engine: Engine, progress: Progress, keep: int, room: int) -> None:
     """Every rank calls it. `room`: bytes that a checkpoint may take.
 
-    Raises RunStopped where the disk is full; older checkpoints stay.
+    Raises RunStopped where the disk is full; older checkpoints stay. A rank that fails in the
+    writing does not wait for the others, which may be in a barrier: its lifeline ends them.
     """
     path = folder / _NAME.format(progress.step)
     free = room
@@ -60,27 +61,38 @@ def save_checkpoint(folder: Path, engine: Engine, progress: Progress, keep: int,
         path.mkdir(parents=True)
         free = shutil.disk_usage(path).free
     failed = "" if free >= room else f"it takes {megabytes(room)} and {megabytes(free)} are free"
-    if not engine.any_of([bool(failed)])[0]:
-        try:
-            engine.save(path)
-            torch.save(_random_state(), path / f"random-{engine.rank}.pt")
-        except (OSError, RuntimeError) as error:
-            failed = str(error).split("\n")[0]
     if engine.any_of([bool(failed)])[0]:
         if engine.rank == 0:
             shutil.rmtree(path, ignore_errors=True)
-        raise RunStopped(
-            f"{path} could not be written ({failed or 'on another rank'}); make room, and the same "
-            "command goes on from the checkpoint before it"
-        )
-    if engine.rank == 0:
-        (path / _PROGRESS).write_bytes(msgspec.json.encode(progress))
-        _seal(path)
-        whole = sorted(p for p in folder.iterdir() if (p / COMPLETE).is_file())
-        for old in whole[:-keep]:
-            (old / COMPLETE).unlink()  # First, so that no part of it is taken for the whole.
-            shutil.rmtree(old)
+        raise _unsaved(path, failed or "on another rank")
+    try:
+        engine.save(path)
+        torch.save(_random_state(), path / f"random-{engine.rank}.pt")
+        engine.any_of([False])
+        if engine.rank == 0:
+            (path / _PROGRESS).write_bytes(msgspec.json.encode(progress))
+            _seal(path)
+            _tidy(folder, keep)
+    except (OSError, RuntimeError) as error:
+        if engine.ranks == 1:
+            shutil.rmtree(path, ignore_errors=True)
+        raise _unsaved(path, str(error).split("\n")[0]) from error
     engine.any_of([False])
+
+
+def _unsaved(path: Path, reason: str) -> RunStopped:
+    return RunStopped(
+        f"{path} could not be written ({reason}); make room, and the same command goes on from the "
+        "checkpoint before it"
+    )
+
+
+def _tidy(folder: Path, keep: int) -> None:
+    """Only the newest checkpoints stay, and no half of one."""
+    whole = sorted(path for path in folder.iterdir() if (path / COMPLETE).is_file())
+    for old in set(folder.iterdir()) - set(whole[-keep:]):
+        (old / COMPLETE).unlink(missing_ok=True)  # First: no part of it is taken for the whole.
+        shutil.rmtree(old)
 
 
 def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> Path | None:
@@ -116,14 +128,17 @@ def read_progress(path: Path) -> Progress:
 
 
 def load_random_state(path: Path, engine: Engine) -> bool:
-    """This rank's; False where there was no such rank when the checkpoint was written."""
+    """This rank's; False where the checkpoint was written without such a rank, or without a GPU."""
     file = path / f"random-{engine.rank}.pt"
     if not file.is_file():
         return False
     state = torch.load(file, weights_only=True)
     torch.set_rng_state(state["torch"])
-    if engine.device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], engine.device)
+    if engine.device.type != "cuda":
+        return True
+    if "cuda" not in state:
+        return False
+    torch.cuda.set_rng_state(state["cuda"], engine.device)
     return True
 
 

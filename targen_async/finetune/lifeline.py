@@ -33,7 +33,7 @@ _SOON = 1.0
 """Seconds between a death and the end of a rank that lives on."""
 _SAME = 10.0
 """The same where a rank ended with a reason: the others often come to it themselves."""
-_LIVES, _DONE, _FAILED = b"+", b".", b"!"
+_LIVES, _DONE, _FAILED, _END = b"+", b".", b"!", b"\n"
 
 
 class _Death(Struct, frozen=True):
@@ -70,7 +70,7 @@ class Lifeline:
         self._closed.set()
         self._wake.close()
         self._thread.join()
-        told = _DONE if failure is None else f"!{code}rank {self._rank}: {failure}".encode()[:4000]
+        told = _DONE if failure is None else _word(code, f"rank {self._rank}: {failure}")
         for peer in self._peers.values():
             _send(peer, told)
             _hang_up(peer)
@@ -104,6 +104,8 @@ class Lifeline:
             for peer in ready:
                 rank, content = owners[peer], _read(peer)
                 heard[rank] = time.monotonic()
+                while _FAILED in content and not content.endswith(_END) and (more := _read(peer)):
+                    content += more
                 if _DONE in content or _FAILED in content:
                     _hang_up(peer)
                 if not content or _FAILED in content:
@@ -129,7 +131,7 @@ class Lifeline:
         if self._rank == 0:
             for rank, peer in self._peers.items():
                 if rank != death.rank:
-                    _send(peer, f"!{death.code}{death.reason}".encode())
+                    _send(peer, _word(death.code, death.reason))
         if not self._closed.wait(_SAME if death.told else _SOON):
             self._leave()
 
@@ -210,9 +212,15 @@ def _read(peer: socket.socket) -> bytes:
         return b""
 
 
+def _word(code: int, reason: str) -> bytes:
+    """The last word of a rank that failed: a line, which may come in pieces."""
+    return _FAILED + f"{code}{' '.join(reason.split())}".encode()[:4000] + _END
+
+
 def _death(rank: int, content: bytes) -> _Death:
     if content:
-        told = content.partition(_FAILED)[2].decode(errors="replace")
-        return _Death(rank, told[1:], int(told[:1]), told=True)
+        told = content.partition(_FAILED)[2].decode(errors="replace").strip()
+        reason = told[1:] or f"rank {rank} failed and died before it said why"
+        return _Death(rank, reason, int(told[:1] or 1), told=True)
     reason = "it was killed, or its machine ran out of memory, which the kernel's log would say"
     return _Death(rank, f"rank {rank} died without a word: {reason}")

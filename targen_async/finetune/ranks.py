@@ -89,6 +89,8 @@ def join_ranks(training: Training) -> Iterator[Ranks]:
         connect(store, device)
         yield Ranks(rank=rank, count=count, device=device, lifeline=lifeline)
     except TargenError as error:
+        if isinstance(error, RunStopped) and isinstance(error.__cause__, RuntimeError | OSError):
+            lifeline.outlive()  # What broke a writing may be another rank's death.
         lifeline.close(str(error), 2 if isinstance(error, UserError) else 1)
         raise
     except Exception as error:

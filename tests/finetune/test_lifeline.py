@@ -123,6 +123,32 @@ def test_a_rank_that_ends_with_a_reason_passes_it_on(tmp_path: Path) -> None:
     assert other[1] == ""
 
 
+@pytest.mark.parametrize(
+    ("word", "code", "reason"),
+    [
+        (b"+!2rank 1: there is no such label\n", 2, "rank 1: there is no such label"),
+        (b"!1rank 1: the disk is fu", 1, "rank 1: the disk is fu"),
+        (b"!", 1, "rank 1 failed and died before it said why"),
+    ],
+)
+def test_a_last_word_may_come_in_pieces_or_be_cut_off(
+    word: bytes, code: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TCP keeps no borders; and a rank that dies within its last word has failed all the same."""
+    deaths: list[Any] = []
+    monkeypatch.setattr(Lifeline, "_end", lambda _, death: deaths.append(death))
+    own, other = socket.socketpair()
+    line = Lifeline(0, {1: own})
+    for piece in word:
+        other.sendall(bytes([piece]))
+        time.sleep(0.005)
+    other.close()
+    line._thread.join(10)
+    line.close()
+    [death] = deaths
+    assert (death.reason, death.code, death.told) == (reason, code, True)
+
+
 def test_a_rank_that_is_done_is_not_mourned(tmp_path: Path) -> None:
     ranks = start(tmp_path, ["wait", "done"])
     with pytest.raises(subprocess.TimeoutExpired):

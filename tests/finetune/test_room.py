@@ -14,7 +14,12 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 
 from targen_async.errors import RunStopped  # noqa: E402
 from targen_async.finetune import loop  # noqa: E402
-from targen_async.finetune.checkpoints import newest_checkpoint  # noqa: E402
+from targen_async.finetune.checkpoints import (  # noqa: E402
+    Progress,
+    load_random_state,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from targen_async.finetune.config import TrainConfig  # noqa: E402
 from targen_async.finetune.engine import PlainEngine  # noqa: E402
 from targen_async.finetune.loop import train  # noqa: E402
@@ -185,3 +190,40 @@ def test_weights_that_a_loader_tied_or_lost_are_noticed(
         getattr(model.network, wrong)().weight[7] += 1
     with pytest.raises(RunStopped, match="in memory is not that of the file"):
         check_embeddings(model.network, source)
+
+
+class Ranks:
+    """Rank 0 of two, whose own part of a checkpoint cannot be written."""
+
+    rank, ranks, device = 0, 2, torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.met = 0
+
+    def save(self, _: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    def any_of(self, values: list[bool]) -> list[bool]:
+        self.met += 1
+        return values
+
+
+def test_a_rank_that_cannot_write_its_part_waits_for_nobody(tmp_path: Path) -> None:
+    """The others are in a barrier of DeepSpeed's own: they hear of it by the lifeline."""
+    engine: Any = Ranks()
+    (tmp_path / "step-00000001").mkdir()  # Of a save that was broken off like this one.
+    with pytest.raises(RunStopped, match=r"step-00000002 could not be written \(.*No space left"):
+        save_checkpoint(tmp_path, engine, Progress(step=2), 2, 1000)
+    assert engine.met == 1  # Before the writing: is there room?
+    engine.save = lambda path: (path / "state").write_bytes(b"whole")
+    save_checkpoint(tmp_path, engine, Progress(step=3), 2, 1000)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
+
+
+def test_random_numbers_of_a_cpu_are_no_hindrance_on_a_gpu(tmp_path: Path) -> None:
+    """A checkpoint goes on where there is a GPU now: its stream begins anew."""
+    torch.save({"torch": torch.get_rng_state()}, tmp_path / "random-0.pt")
+    engine: Any = Ranks()
+    assert load_random_state(tmp_path, engine)
+    engine.device = torch.device("cuda")
+    assert not load_random_state(tmp_path, engine)

@@ -40,6 +40,7 @@ from tests.finetune.launches import (
     wait_for_steps,
     with_stage,
 )
+from tests.finetune.made import write_lines
 from tests.finetune.training import FAMILIES, begun_from, curve, settings, write_config
 
 # A first start compiles an operator, which takes a minute of one core.
@@ -83,8 +84,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """After three launches; what they left is what the tests look at."""
     made = Bench(tmp_path_factory.mktemp("sharded"))
     flan = untied_t5(made)
-    crowded = made.raw("encoder", examples=102, accumulation=51)
-    made.add("crowded", crowded, 1)
+    for name, (raw, _) in refused(made).items():
+        made.add(name, raw, 1)
+    made.add("measured", measured(made), 2)
     for stage in ADAPTED:
         made.add(f"adapted-{stage}", adapters(made), stage)
     for stage in STAGES:
@@ -144,6 +146,37 @@ def adapters(bench: Bench) -> dict[str, Any]:
     if not bench["begun"].exists():
         bench.alone("begun", bench.raw("decoder", steps=1))
     return begun_from(bench.raw("decoder"), bench["begun"] / "model") | {"lora": {}}
+
+
+def refused(bench: Bench) -> dict[str, tuple[dict[str, Any], str]]:
+    """What cannot be run on two ranks, and what each of them says."""
+    strange = made_label(bench)
+    return {
+        "crowded": (
+            bench.raw("encoder", examples=102, accumulation=51),
+            "UserError: 96 examples are too few for 102 batches a step (ranks ",
+        ),
+        "mislabelled": (
+            settings("encoder", strange, steps=STEPS),
+            f"UserError: {strange}/CB/train.jsonl:1: ",
+        ),
+        "roomless": (
+            bench.raw("encoder", keep=10_000_000),
+            f"RunStopped: {bench['roomless']}: 10000001 checkpoints and the model take ",
+        ),
+    }
+
+
+def made_label(bench: Bench) -> Path:
+    row = {"premise": "A.", "hypothesis": "B.", "label": "maybe", "idx": 0}
+    return write_lines(bench["strange"] / "CB" / "train.jsonl", row).parents[1]
+
+
+def measured(bench: Bench) -> dict[str, Any]:
+    """At a rate of nothing: the first evaluation is never bettered, and the second ends the run."""
+    more = {"evaluate_every": 2, "patience": 1, "learning_rate": 1e-9}
+    raw = bench.raw("encoder", **more)
+    return raw | {"data": raw["data"] | {"held_out": 0.2}}
 
 
 def same_curves(one: Path, two: Path, later: float = 1e-3) -> None:
@@ -255,8 +288,26 @@ def test_adapters_on_two_ranks_come_to_the_weights_of_one_process(bench: Bench) 
             assert (found[name] - value).abs().mean() < 2e-5, (stage, name)
 
 
-def test_too_few_rows_for_the_ranks_are_told_and_no_rank_waits(bench: Bench) -> None:
+@pytest.mark.parametrize("name", ["crowded", "mislabelled", "roomless"])
+def test_what_cannot_be_run_is_told_and_no_rank_waits(name: str, bench: Bench) -> None:
+    _, sentence = refused(bench)[name]
     for rank in (0, 1):
-        told = said(bench["crowded"], rank)
-        assert told.startswith("UserError: 96 examples are too few for 102 batches a step (ranks ")
-    assert not (bench["crowded"] / "metrics.jsonl").exists()
+        told = said(bench[name], rank)
+        assert told.startswith(sentence) and "\n" not in told
+    assert not (bench[name] / "metrics.jsonl").exists()
+
+
+def test_two_ranks_measure_and_end_early_as_one_process_does(bench: Bench) -> None:
+    one, two = bench.alone("measured-alone", measured(bench)), bench["measured"]
+    same_figures(one, two)
+    assert [line["step"] for line in curve(two)] == [1, 2, 2, 3, 4, 4]
+    cards = [(out / "model" / "README.md").read_text("utf-8") for out in (one, two)]
+    assert all("- weights: of step 2, the best of the evaluations" in card for card in cards)
+    assert said(two, 1) == ""
+
+
+def same_figures(one: Path, two: Path) -> None:
+    for a, b in zip(curve(one), curve(two), strict=True):
+        assert a["step"] == b["step"]
+        assert a.get("evaluation") == b.get("evaluation")
+        assert a.get("loss", 0) == pytest.approx(b.get("loss", 0), rel=1e-5)
