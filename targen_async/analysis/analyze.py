@@ -71,7 +71,8 @@ class Comparison(Struct, frozen=True, kw_only=True):
 class Analysis(Struct, frozen=True, kw_only=True):
     """analysis.json; docs/analysis.md explains the fields."""
 
-    version: int = VERSION
+    version: int
+    """`VERSION`; no other is read."""
     targen: str
     simulated: bool
     task: str
@@ -166,6 +167,7 @@ def analyze(
         )
     overlaps = tuple(record for record, _ in shared)
     analysis = Analysis(
+        version=VERSION,
         targen=metadata.version("targen-async"),
         simulated=rows.simulated,
         task=rows.task,
@@ -319,14 +321,24 @@ def write_analysis(analysis: Analysis, notes: Sequence[RowNote], out: Path) -> N
         raise UserError(f"cannot write {out}: {(error.strerror or '').lower()}") from error
 
 
+class _Versioned(Struct, frozen=True):
+    version: int
+
+
 def read_analysis(path: Path) -> Analysis:
     """What write_analysis() wrote. Raises UserError for a file that is none of this version."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Analysis)
+        content = path.read_bytes()
+        version = msgspec.json.decode(content, type=_Versioned).version
+        if version != VERSION:
+            raise UserError(
+                f"{path} is an analysis of version {version}, not {VERSION}: analyse the data again"
+            )
+        return msgspec.json.decode(content, type=Analysis)
     except OSError as error:
         raise UserError(f"cannot read {path}: {(error.strerror or '').lower()}") from error
     except msgspec.DecodeError as error:
-        raise UserError(f"{path} is no analysis of version {VERSION}: {error}") from error
+        raise UserError(f"{path} is no analysis: {error}") from error
 
 
 def analysis_schema() -> bytes:

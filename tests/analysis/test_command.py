@@ -13,6 +13,7 @@ import pytest
 from targen_async import cli
 from targen_async.analysis import command
 from targen_async.analysis.analyze import (
+    VERSION,
     Analysis,
     RowNote,
     analysis_schema,
@@ -191,10 +192,23 @@ def test_the_schema_is_that_of_the_structs_and_a_file_keeps_it(tmp_path: Path) -
     assert not validator.is_valid(told)
 
 
-def test_a_file_that_is_no_analysis(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text("{}")
-    with pytest.raises(UserError, match="is no analysis of version 3"):
-        read_analysis(tmp_path / "a.json")
+def test_a_file_that_is_no_analysis_of_this_version(tmp_path: Path) -> None:
+    path = tmp_path / "o" / "analysis.json"
+    analysed(written(tmp_path / "d.jsonl", rows_of(["a", "c"], ["b", "b"])), "--out", path.parent)
+    told = json.loads(path.read_bytes())
+    assert read_analysis(path).version == told["version"] == VERSION
+    for version, why in (
+        (VERSION - 1, f"of version {VERSION - 1}, not {VERSION}: analyse the data again"),
+        (VERSION + 1, f"of version {VERSION + 1}, not {VERSION}"),
+        (None, "is no analysis: Object missing required field `version`"),
+    ):
+        other = {name: part for name, part in told.items() if name != "version"}
+        path.write_text(json.dumps(other if version is None else {**other, "version": version}))
+        with pytest.raises(UserError, match=re.escape(why)):
+            read_analysis(path)
+    path.write_text(json.dumps({"version": VERSION}))
+    with pytest.raises(UserError, match="is no analysis: Object missing required field"):
+        read_analysis(path)
 
 
 def test_missing_packages_are_told(
