@@ -3,7 +3,7 @@
 Bad input is told in one sentence that names the file and the line or row.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,28 @@ class Columns(Struct, frozen=True, kw_only=True):
     key: str | None = None
 
     @property
-    def names(self) -> set[str]:
-        return {name for name in (*self.texts, self.label, self.key) if name is not None}
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name in (*self.texts, self.label, self.key) if name is not None)
+
+
+def read_sets(
+    paths: Iterable[Path], columns: Columns | None, say: Callable[[str], None]
+) -> list[Rows]:
+    """`read_rows` of each. `say` is told of sets that the columns do not count for.
+
+    Raises UserError besides where a column that is named is one of no file.
+    """
+    found = [read_rows(path, columns) for path in paths]
+    if columns is None:
+        return found
+    known = dict.fromkeys(name for rows in found for name in rows.columns)
+    if unknown := next((name for name in columns.names if name not in known), None):
+        names = ", ".join(rows.name for rows in found)
+        raise UserError(f"{names}: there is no column {unknown!r} (columns: {', '.join(known)})")
+    for rows in found:
+        if set(rows.fields) != set(columns.texts):
+            say(f"{rows.name} is read by its own fields ({', '.join(rows.fields)}), not by --text")
+    return found
 
 
 def read_rows(path: Path, columns: Columns | None = None) -> Rows:
@@ -78,7 +98,10 @@ def _of_run(instances: Sequence[Instance], name: str) -> Rows:
     rows = [_row_of(instance) for instance in instances]
     task = instances[0].task if instances else ""
     labels = {row.label for row in rows}
-    return Rows(rows, name=name, task=task, open_labels=len(labels) > _MOST_FIXED_LABELS)
+    columns = (*rows[0].fields, "label", "key") if rows else ()
+    return Rows(
+        rows, name=name, task=task, open_labels=len(labels) > _MOST_FIXED_LABELS, columns=columns
+    )
 
 
 def _row_of(instance: Instance) -> Row:
@@ -102,7 +125,7 @@ def _json_lines(path: Path, columns: Columns | None) -> Rows:
     first = next(_objects(path), None)
     if first is None:
         return Rows([])
-    if columns is not None and first[1].keys() >= columns.names:
+    if columns is not None and first[1].keys() >= set(columns.names):
         return _mapped(_objects(path), columns, path, "line")
     if first[1].keys() >= _OF_A_RUN:
         return _of_run([_instance(path, *numbered) for numbered in _objects(path)], str(path))
@@ -115,7 +138,7 @@ def _json_lines(path: Path, columns: Columns | None) -> Rows:
             rows += rows_of(form, entry, f"{path.name}:{number}")
         except UserError as error:
             raise UserError(f"{path}:{number}: {error}") from error
-    return Rows(rows, name=str(path), task=form, open_labels=form == OPEN)
+    return Rows(rows, name=str(path), task=form, open_labels=form == OPEN, columns=first[1])
 
 
 def _instance(path: Path, number: int, entry: Mapping[str, Any]) -> Instance:
@@ -170,17 +193,19 @@ def _mapped(
     unit: str,
 ) -> Rows:
     rows: list[Row] = []
+    found: dict[str, None] = {}
     for number, entry in entries:
+        found = found or dict.fromkeys(entry)
         place = f"{path}:{number}" if unit == "line" else f"{path}, row {number}"
         if columns is None:
             raise _unknown(path, entry)
         rows.append(_of_columns(entry, columns, place, f"{path.name}:{number}"))
-    return Rows(rows, name=str(path))
+    return Rows(rows, name=str(path), columns=found)
 
 
 def _of_columns(entry: Mapping[str, Any], columns: Columns, place: str, key: str) -> Row:
-    for name in (*columns.texts, columns.label, columns.key):
-        if name is not None and name not in entry:
+    for name in columns.names:
+        if name not in entry:
             raise UserError(f"{place}: there is no column {name!r} (columns: {', '.join(entry)})")
     for name in columns.texts:
         if not isinstance(entry[name], str):

@@ -38,15 +38,23 @@ class Rows:
     """The rows of one data set, with what more than one measure needs of them.
 
     `task` is "" where no task is known. `open_labels`: a label is a text of the row's own.
+    `columns`: those of the file that the rows were read from, by its first line.
     """
 
     def __init__(
-        self, rows: Sequence[Row], *, name: str = "", task: str = "", open_labels: bool = False
+        self,
+        rows: Sequence[Row],
+        *,
+        name: str = "",
+        task: str = "",
+        open_labels: bool = False,
+        columns: Iterable[str] = (),
     ) -> None:
         self.rows = rows
         self.name = name
         self.task = task
         self.open_labels = open_labels
+        self.columns = tuple(columns)
 
     def __len__(self) -> int:
         return len(self.rows)

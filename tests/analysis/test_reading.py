@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from targen_async.analysis.reading import Columns, read_rows
+from targen_async.analysis.reading import Columns, read_rows, read_sets
 from targen_async.errors import UserError
 from targen_async.export import Form, export_run
 from tests.analysis.sets import write_lines
@@ -219,6 +219,31 @@ def test_a_column_that_is_not_there(tmp_path: Path, texts: tuple[str, ...], told
     with pytest.raises(UserError) as error:
         read_rows(path, Columns(texts=texts))
     assert told in str(error.value)
+
+
+def test_columns_that_no_file_has_are_told(tmp_path: Path) -> None:
+    """Not so those of one file beside others with fields of their own."""
+    official = write_lines(tmp_path / "rte.jsonl", [OFFICIAL["rte"][0]])
+    run = make_task_run(tmp_path / "run", "rte")
+    own = write_lines(tmp_path / "own.jsonl", [{"a": "A.", "hypothesis": "H.", "y": 1}])
+    for texts, label, missing in (
+        (("hypotesis",), None, "hypotesis"),
+        (("premise", "hypotesis"), None, "hypotesis"),
+        (("premise", "hypothesis"), "gold", "gold"),
+    ):
+        for path in (official, run):
+            with pytest.raises(UserError, match=rf"{path.name}: there is no column '{missing}' \("):
+                read_sets([path], Columns(texts=texts, label=label), pytest.fail)
+    said: list[str] = []
+    columns = Columns(texts=("a", "hypothesis"), label="y")
+    found = read_sets([run, own, official], columns, said.append)
+    assert [rows.fields[0] for rows in found] == ["premise", "a", "premise"]
+    assert said == [
+        f"{path} is read by its own fields (premise, hypothesis), not by --text"
+        for path in (run, official)
+    ]
+    both = Columns(texts=("premise", "hypothesis"), label="label")
+    assert len(read_sets([run, official], both, pytest.fail)) == 2
 
 
 def test_a_path_that_holds_nothing(tmp_path: Path) -> None:
