@@ -18,6 +18,7 @@ from targen_async.analysis.crossfit import Crossfit, Unfit, crossfit
 from targen_async.analysis.difficulty import Difficulty, measure_difficulty, pvi_of
 from targen_async.analysis.diversity import Diversity, measure_diversity
 from targen_async.analysis.duplicates import Duplicates, measure_duplicates
+from targen_async.analysis.embedding import open_encoder
 from targen_async.analysis.entities import KINDS, TAGGED_KINDS, find_entities
 from targen_async.analysis.estimate import Estimate, difference
 from targen_async.analysis.findings import Finding, findings_of
@@ -26,6 +27,7 @@ from targen_async.analysis.mentions import Mentions
 from targen_async.analysis.overlap import Overlap, measure_overlap
 from targen_async.analysis.projection import Places, Projection, project
 from targen_async.analysis.rows import Rows
+from targen_async.analysis.tagger import open_tagger
 from targen_async.analysis.trained import Trainer, crossfit_trained
 from targen_async.errors import UserError
 from targen_async.records import row_digest
@@ -157,6 +159,11 @@ def analyze(
     """
     ways, clock = ways or Ways(), _Clock()
     seed = ways.random_seed
+    # Before all else: a model that is not there is told at once.
+    if ways.embeddings is not None:
+        open_encoder(ways.embeddings)
+    if ways.entities is not None:
+        open_tagger(ways.entities)
     with threadpool_limits(1):
         own = _measure(rows, len(rows), clock, ways)
         comparison = _compare(rows, own, against, clock, ways) if against is not None else None
@@ -302,6 +309,15 @@ def _notes(rows: Rows, own: _Measured, overlapping: set[int], projected: Places)
             )
         )
     return notes
+
+
+def check_folder(out: Path) -> None:
+    """Raises UserError where write_analysis() will not be able to write: said before long work."""
+    there = next(path for path in (out, *out.absolute().parents) if os.access(path, os.F_OK))
+    if not there.is_dir():
+        raise UserError(f"cannot write {out}: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {out}: {there} may not be written to")
 
 
 def write_analysis(analysis: Analysis, notes: Sequence[RowNote], out: Path) -> None:

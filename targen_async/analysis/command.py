@@ -11,6 +11,7 @@ from targen_async.errors import UserError
 if TYPE_CHECKING:
     from targen_async.analysis.analyze import Analysis, Comparison, Measures
     from targen_async.analysis.estimate import Estimate
+    from targen_async.analysis.reading import Columns
     from targen_async.analysis.trained import Trainer
 
 NEEDS = "targen analyze needs more packages: pip install 'targen-async[analysis]'"
@@ -81,6 +82,8 @@ def run(
     """
     try:
         return _run(options, gold, open_trainer)
+    except UserError as error:
+        raise UserError(_visible(str(error))) from error
     except KeyboardInterrupt:
         print("interrupted; the same command begins anew", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -92,8 +95,8 @@ def _run(
     open_trainer: "Callable[[str], Trainer]",
 ) -> int:
     try:
-        from targen_async.analysis.analyze import Ways, analyze, write_analysis
-        from targen_async.analysis.reading import Columns, read_rows
+        from targen_async.analysis.analyze import Ways, analyze, check_folder, write_analysis
+        from targen_async.analysis.reading import read_sets
         from targen_async.analysis.report.page import write_report
     except ImportError as error:
         raise UserError(f"{NEEDS} ({error.name} is missing)") from error
@@ -101,27 +104,22 @@ def _run(
         raise UserError(
             f"--random-seed is a whole number from 0 to {MOST_SEED}, not {options.random_seed}"
         )
-    if options.text is None and (options.label or options.key):
-        raise UserError("--label and --key go with --text: name the columns with texts too")
-    columns = None
-    if options.text is not None:
-        texts = tuple(name.strip() for name in options.text.split(",") if name.strip())
-        if not texts:
-            raise UserError("--text names no column")
-        columns = Columns(texts=texts, label=options.label, key=options.key)
-    rows = read_rows(options.data, columns)
-    against = read_rows(options.against, columns) if options.against else None
+    columns = _columns(options)
+    check_folder(options.out)
+    given = [path for path in (options.data, options.against) if path is not None]
+    rows, *others = read_sets([*given, *options.evaluation], columns, _say)
+    against = others[0] if options.against is not None else None
     analysis, notes = analyze(
         rows,
         against=against,
-        evaluations=[read_rows(path, columns) for path in options.evaluation],
+        evaluations=others[len(given) - 1 :],
         ways=Ways(
             random_seed=options.random_seed,
             embeddings=options.embeddings,
             entities=options.entities,
             trainer=open_trainer(options.model) if options.model else None,
             gold=gold,
-            say=lambda line: print(line, file=sys.stderr),
+            say=_say,
         ),
     )
     write_analysis(analysis, notes, options.out)
@@ -132,6 +130,23 @@ def _run(
     names = ("report.html", "analysis.json", "rows.jsonl", "rows.parquet")
     print(f"written: {', '.join(str(options.out / name) for name in names)}")
     return 0
+
+
+def _columns(options: argparse.Namespace) -> "Columns | None":
+    from targen_async.analysis.reading import Columns
+
+    if options.text is None:
+        if options.label or options.key:
+            raise UserError("--label and --key go with --text: name the columns with texts too")
+        return None
+    texts = tuple(name.strip() for name in options.text.split(",") if name.strip())
+    if not texts:
+        raise UserError("--text names no column")
+    return Columns(texts=texts, label=options.label, key=options.key)
+
+
+def _say(line: str) -> None:
+    print(_visible(line), file=sys.stderr)
 
 
 def summary(analysis: "Analysis") -> Iterator[str]:

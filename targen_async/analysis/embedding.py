@@ -1,5 +1,8 @@
 """Texts as unit vectors: TF-IDF without a download, or a sentence-transformers model."""
 
+from functools import cache
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
@@ -44,6 +47,13 @@ def tfidf(tokens: Tokens) -> sparse.csr_matrix:
 
 def sentence_vectors(texts: list[str], model: str) -> NDArray[np.float32]:
     """Unit vectors by a sentence-transformers model, shape (n, dimensions)."""
+    encoder = open_encoder(model)
+    return np.asarray(encoder.encode(texts, normalize_embeddings=True, show_progress_bar=False))
+
+
+@cache
+def open_encoder(model: str) -> Any:  # noqa: ANN401
+    """A SentenceTransformer by name or folder. Raises UserError where it cannot be loaded."""
     try:
         import transformers
         from sentence_transformers import SentenceTransformer
@@ -54,7 +64,7 @@ def sentence_vectors(texts: list[str], model: str) -> NDArray[np.float32]:
         ) from error
     transformers.logging.disable_progress_bar()
     try:
-        encoder = SentenceTransformer(model)
+        return SentenceTransformer(model)
     except (OSError, ValueError) as error:
-        raise UserError(f"the embedding model {model} cannot be loaded: {error}") from error
-    return np.asarray(encoder.encode(texts, normalize_embeddings=True, show_progress_bar=False))
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"the embedding model {model} cannot be loaded: {why}") from error

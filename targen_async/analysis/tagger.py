@@ -1,6 +1,7 @@
 """Who and what the texts name, by a spaCy model instead of rules."""
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ KIND_OF: Mapping[str, str] = {
 """OntoNotes' names of entities, which spaCy's English models use, to kinds."""
 
 
+@cache
 def open_tagger(model: str) -> Any:  # noqa: ANN401
     """A spaCy pipeline by name or folder. Raises UserError where it is not there."""
     try:

@@ -236,6 +236,52 @@ def test_no_control_letter_reaches_the_terminal(
     assert "\x1b" not in told
 
 
+@pytest.mark.parametrize(
+    ("entry", "texts"),
+    [({"t\x1b[31m": "a", "z": "b"}, []), ({"t\x1b[31m": "a", "z": 1}, ["--text", "z"])],
+)
+def test_no_control_letter_reaches_the_terminal_with_a_mistake(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    entry: dict[str, Any],
+    texts: list[str],
+) -> None:
+    data = write_lines(tmp_path / "d\x1b[31m.jsonl", [entry])
+    assert cli.main(["analyze", str(data), *texts, "--out", str(tmp_path / "o")]) == 2
+    told = capsys.readouterr().err
+    assert "d\ufffd[31m.jsonl" in told
+    assert "\x1b" not in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--out", "d.jsonl"], "cannot write d.jsonl: d.jsonl is no folder"),
+        (["--out", "d.jsonl/o"], "d.jsonl is no folder"),
+        (["--out", "o", "--entities", "none"], "spaCy"),
+        (["--out", "o", "--embeddings", "empty"], "embedding"),
+    ],
+)
+def test_what_would_fail_in_the_end_fails_before_anything_is_measured(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    told: str,
+) -> None:
+    def measured(*_: object, **__: object) -> None:
+        raise AssertionError("something was measured first")
+
+    monkeypatch.setattr("targen_async.analysis.analyze._measure", measured)
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    written(Path("d.jsonl"), rows_of(["a", "c"], ["b", "b"]))
+    assert cli.main(["analyze", "d.jsonl", "--text", "t", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+    assert not Path("o").exists()
+
+
 def test_an_interrupted_analysis_says_that_it_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

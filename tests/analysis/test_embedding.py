@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from targen_async.analysis.diversity import measure_diversity
-from targen_async.analysis.embedding import TFIDF
+from targen_async.analysis.embedding import TFIDF, open_encoder
 from targen_async.errors import UserError
 from tests.analysis.sets import prose, rows_of
 
@@ -19,7 +19,7 @@ class Encoder:
 
     def __init__(self, name: str) -> None:
         if name != "two-directions":
-            raise OSError(f"{name} is not a local folder")
+            raise OSError(f"{name} is not a local folder\nnor can it be fetched")
 
     def encode(self, texts: list[str], **options: Any) -> np.ndarray:
         assert options["normalize_embeddings"]
@@ -29,6 +29,7 @@ class Encoder:
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stands in for both packages; what transformers was told stands in the list."""
+    open_encoder.cache_clear()
     told: list[str] = []
     logging = SimpleNamespace(disable_progress_bar=lambda: told.append("no bar"))
     monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(logging=logging))
@@ -50,7 +51,8 @@ def test_the_named_model_is_measured_on(library: list[str]) -> None:
 
 @pytest.mark.usefixtures("library")
 def test_a_model_that_cannot_be_loaded_is_told() -> None:
-    with pytest.raises(UserError, match="model none cannot be loaded: none is not a local folder"):
+    told = "the embedding model none cannot be loaded: none is not a local folder"
+    with pytest.raises(UserError, match=f"^{told}$"):
         measure_diversity(rows_of(["a", "b"]), embeddings="none")
 
 
