@@ -12,7 +12,7 @@ import orjson
 from msgspec import Struct
 
 from targen_async.analysis.rows import Row, Rows
-from targen_async.analysis.superglue import OPEN, form_of, rows_of
+from targen_async.analysis.superglue import OPEN, form_of, rows_of, task_of
 from targen_async.errors import UserError
 from targen_async.records import Instance
 from targen_async.shards import read_shards, to_instance
@@ -20,7 +20,7 @@ from targen_async.shards import read_shards, to_instance
 _OF_A_RUN = {"key", "task", "label", "label_before_correction", "provenance"}
 _JSON_LINES = (".jsonl", ".ndjson")
 _MOST_FIXED_LABELS = 50
-"""A run with more labels than this has a label of each row's own, as ReCoRD has."""
+"""Rows with more labels than this have labels of their own, as ReCoRD's and other answers."""
 
 
 class Columns(Struct, frozen=True, kw_only=True):
@@ -97,11 +97,12 @@ def _files_of(path: Path) -> str:
 def _of_run(instances: Sequence[Instance], name: str) -> Rows:
     rows = [_row_of(instance) for instance in instances]
     task = instances[0].task if instances else ""
-    labels = {row.label for row in rows}
     columns = (*rows[0].fields, "label", "key") if rows else ()
-    return Rows(
-        rows, name=name, task=task, open_labels=len(labels) > _MOST_FIXED_LABELS, columns=columns
-    )
+    return Rows(rows, name=name, task=task, open_labels=_have_own_labels(rows), columns=columns)
+
+
+def _have_own_labels(rows: Sequence[Row]) -> bool:
+    return len({row.label for row in rows}) > _MOST_FIXED_LABELS
 
 
 def _row_of(instance: Instance) -> Row:
@@ -138,7 +139,13 @@ def _json_lines(path: Path, columns: Columns | None) -> Rows:
             rows += rows_of(form, entry, f"{path.name}:{number}")
         except UserError as error:
             raise UserError(f"{path}:{number}: {error}") from error
-    return Rows(rows, name=str(path), task=form, open_labels=form == OPEN, columns=first[1])
+    return Rows(
+        rows,
+        name=str(path),
+        task=task_of(form, rows),
+        open_labels=form == OPEN,
+        columns=first[1],
+    )
 
 
 def _instance(path: Path, number: int, entry: Mapping[str, Any]) -> Instance:
@@ -200,7 +207,7 @@ def _mapped(
         if columns is None:
             raise _unknown(path, entry)
         rows.append(_of_columns(entry, columns, place, f"{path.name}:{number}"))
-    return Rows(rows, name=str(path), columns=found)
+    return Rows(rows, name=str(path), open_labels=_have_own_labels(rows), columns=found)
 
 
 def _of_columns(entry: Mapping[str, Any], columns: Columns, place: str, key: str) -> Row:

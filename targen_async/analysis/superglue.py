@@ -1,6 +1,6 @@
 """The official SuperGLUE files, told apart by the keys of an object, as rows."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from targen_async.analysis.rows import Row
@@ -17,9 +17,10 @@ FORMS: Mapping[str, frozenset[str]] = {
     "record": frozenset({"passage", "qas"}),
     "multirc": frozenset({"passage", "idx", "version"}),
     "axb": frozenset({"sentence1", "sentence2", "idx"}),
+    "axg": frozenset({"premise", "hypothesis", "idx", "pair_id"}),
     "nli": frozenset({"premise", "hypothesis", "idx"}),
 }
-"""Form to the keys that tell it: the first whose keys are all there. RTE, CB and AX-g look alike:
+"""Form to the keys that tell it: the first whose keys are all there. RTE and CB look alike:
 `nli`."""
 OPEN = "record"
 """The form whose label is a text of the row's own."""
@@ -29,6 +30,14 @@ _OF_CB = ("contradiction", "neutral")
 def form_of(entry: Object) -> str | None:
     """Which official file an object is from, or None."""
     return next((name for name, keys in FORMS.items() if keys <= entry.keys()), None)
+
+
+def task_of(form: str, rows: Iterable[Row]) -> str:
+    """The task of a whole file; "" where RTE and CB cannot be told apart, as without labels."""
+    if form != "nli":
+        return form
+    labels = {row.label for row in rows}
+    return "cb" if labels & set(_OF_CB) else "rte" if "not_entailment" in labels else ""
 
 
 def rows_of(form: str, entry: Object, key: str) -> Iterator[Row]:

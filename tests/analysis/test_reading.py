@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from targen_async.analysis.crossfit import Unfit
+from targen_async.analysis.labels import measure_labels
 from targen_async.analysis.reading import Columns, read_rows, read_sets
 from targen_async.errors import UserError
 from targen_async.export import Form, export_run
@@ -88,6 +90,37 @@ def test_an_official_file_is_told_by_its_keys(tmp_path: Path, task: str) -> None
     rows = read_rows(write_lines(tmp_path / "train.jsonl", [entry]))
     assert [(dict(row.fields), row.label) for row in rows.rows] == wanted
     assert rows.open_labels == (task == "record")
+
+
+@pytest.mark.parametrize(
+    ("label", "more", "task"),
+    [
+        ("contradiction", {}, "cb"),
+        ("not_entailment", {}, "rte"),
+        ("not_entailment", {"pair_id": 551646}, "axg"),
+        (None, {}, ""),
+    ],
+)
+def test_files_of_premise_and_hypothesis_are_told_apart(
+    tmp_path: Path, label: str | None, more: dict[str, Any], task: str
+) -> None:
+    """By their labels, and AX-g by its pairs; RTE and CB without labels look alike."""
+    entry = {"premise": "P.", "hypothesis": "H.", "idx": 3, **more}
+    entries = [{**entry, "label": "entailment"}, {**entry, "label": label}] if label else [entry]
+    rows = read_rows(write_lines(tmp_path / "d.jsonl", entries))
+    assert (rows.task, rows.fields) == (task, ("premise", "hypothesis"))
+    assert [row.label for row in rows.rows] == (["entailment", label] if label else [None])
+
+
+def test_labels_of_the_rows_own_are_told_in_any_file(tmp_path: Path) -> None:
+    """As in a run: more than fifty different ones are answers."""
+    entries = [{"q": f"What is {n}?", "a": f"It is {n % 400}."} for n in range(4000)]
+    columns = Columns(texts=("q",), label="a")
+    rows = read_rows(write_lines(tmp_path / "open.jsonl", entries), columns)
+    assert rows.open_labels
+    assert measure_labels(rows, Unfit(reason="")).shares == {}
+    fixed = write_lines(tmp_path / "fixed.jsonl", [{**e, "a": e["q"][-2]} for e in entries])
+    assert not read_rows(fixed, columns).open_labels
 
 
 def test_a_row_without_a_label_is_read(tmp_path: Path) -> None:

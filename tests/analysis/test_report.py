@@ -348,6 +348,7 @@ def test_everything_the_scripts_read_of_the_analysis_is_a_field_of_it(faulty: Fa
     """A field that is renamed would only leave its picture out."""
     rows, evaluation, analysis, notes = faulty
     told = data_of(page_of(analysis, notes, rows, evaluation, None))
+    assert told["title"] == "What 600 rows of made are worth"
     for one in (told["analysis"]["data"], told["analysis"]["against"]["other"]):
         assert {"histogram", "by_label", "v_information", "model"} <= set(one["difficulty"])
         assert {"shares", "noise", "correction", "votes", "simulator_gold"} <= set(one["labels"])

@@ -108,8 +108,8 @@ def _told(
     folder: Path | None,
 ) -> dict[str, Any]:
     names = _names(rows, against)
-    of = f" of {analysis.task}" if analysis.task else ""
-    worth = f"1 row{of} is worth" if len(rows) == 1 else f"{len(rows):,} rows{of} are worth"
+    of = analysis.task or names["data"]
+    worth = f"1 row of {of} is worth" if len(rows) == 1 else f"{len(rows):,} rows of {of} are worth"
     return {
         "title": f"What {worth}",
         "names": names,
