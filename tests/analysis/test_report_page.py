@@ -1,5 +1,6 @@
 """report.html in a real headless Chromium: it acts, no text of a row does, nothing is fetched."""
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec import structs
 
@@ -16,6 +18,7 @@ from targen_async import cli
 from targen_async.analysis.analyze import analyze
 from targen_async.analysis.report.page import write_report
 from targen_async.analysis.rows import Rows
+from targen_async.stats import LimitView
 from tests.analysis.sets import HOSTILE, hostile, learnable, planted, prose, rows_of
 from tests.running import command
 
@@ -235,11 +238,33 @@ def test_a_run_tells_its_cost_and_its_corrections(browser: Any, tmp_path: Path) 
     assert "40 of 40" in told
     assert "simulated: nothing was paid" in told
     assert "calls refused" in told
+    assert "How the limits moved on the way is not in a run's folder" in told
     assert "What self-correction did" in page.inner_text("#labels")
     page.locator("#rows [data-filter=relabelled]").click()
     assert 2 < report.rows() < 30
     assert "choice1 \u2192 choice2" in page.inner_text("#rows tbody")
     report.is_quiet(out / "report.html")
+    # As a run that was killed leaves it: what it told last.
+    manifest = json.loads((run / "manifest.json").read_bytes())
+    limit = LimitView(
+        name="generator",
+        in_flight=7,
+        most_in_flight=12,
+        waiting=3,
+        requests_per_minute=88.0,
+        requests_limit=None,
+        tokens_per_minute=4_000.0,
+        tokens_limit=None,
+        refused=5,
+        waits_for="waiting 42 s: Retry-After from the endpoint",
+    )
+    now = {"at": "2026-01-31T12:00:00Z", "limits": [msgspec.to_builtins(limit)], "why": ""}
+    (run / "manifest.json").write_text(json.dumps({**manifest, "now": now}))
+    assert cli.main(["analyze", str(run), "--out", str(out)]) == 0
+    told = opened(browser, out / "report.html", PHONE).page.inner_text("#run")
+    assert "limits at work, generator" in told
+    assert "7 of 12 calls out" in told and "5 times 429 since its start" in told
+    assert "waiting 42 s: Retry-After" in told and "told them last, at 2026-01-31" in told
 
 
 A_DOT = """canvas => {

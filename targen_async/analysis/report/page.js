@@ -285,13 +285,15 @@ function costs() {
     fact("calls refused", count(calls.refused), `${percent(all ? calls.refused / all : 0)} of all; 429, 5xx, no connection`),
     fact("calls in doubt", count(calls.in_doubt), calls.hedged ? `${count(calls.hedged)} were sent twice as they stalled` : "sent, no answer came"),
     fact("limits asked for", limit(asked.max_in_flight, "calls in flight"), [limit(asked.requests_per_minute, "requests a minute"), limit(asked.tokens_per_minute, "tokens a minute"),
-      asked.adaptive ? "adapted to the endpoint" : "fixed"].join("; ")));
+      asked.adaptive ? "adapted to the endpoint" : "fixed"].join("; ")),
+    ...(run.now ? run.now.limits : []).map((one) => fact(`limits at work, ${one.name}`, `${count(one.in_flight)} of ${count(one.most_in_flight)} calls out`,
+      [`${count(Math.round(one.requests_per_minute))} requests and ${count(Math.round(one.tokens_per_minute))} tokens in the last minute`, `${count(one.refused)} times 429 since its start`, one.waits_for].filter(Boolean).join("; "))));
   const failures = run.failures.length ? el("div", { class: "paper" }, el("h3", null, "Questions without an answer"),
     el("table", null, el("tbody", null, run.failures.map((one) => el("tr", null, el("td", null, one.kind), el("td", null, el("bdi", null, one.message)), el("td", { class: "muted" }, one.key)))))) : null;
   const picture_ = trouble.length ? picture("Refused and failed", "Contexts, seeds and rows that were paid for and not delivered, and questions without a usable answer, by reason.",
     (c) => bars(c, [...new Set(trouble.map((row) => row.set))], trouble, { title: "number" })) : null;
   return el("section", { id: "run" }, el("h2", null, "The run"), el("p", { class: "muted" }, `Model: ${Object.keys(run.models).join(", ") || run.model}.`),
-    facts, el("div", { class: "pictures" }, picture_, failures));
+    facts, el("p", { class: "muted" }, run.now ? `Limits at work: as the run told them last, at ${run.now.at}.` : "How the limits moved on the way is not in a run's folder: while it works targen status --watch shows it, and the file of --log keeps what they learnt and when calls waited."), el("div", { class: "pictures" }, picture_, failures));
 }
 
 // ---- all of it

@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
+from targen_async.stats import LimitView
+
 MANIFEST, FAILURES = "manifest.json", "failures.jsonl"
 _SHOWN = 20
 _MOST_BYTES = 1_000_000
@@ -38,6 +40,13 @@ class Failed(Struct, frozen=True, kw_only=True):
     attempts: int = 0
 
 
+class Now(Struct, frozen=True, kw_only=True):
+    """What a run that works, or was killed, told last: an ended one has nothing of it."""
+
+    at: str
+    limits: tuple[LimitView, ...]
+
+
 class Source(Struct, frozen=True, kw_only=True):
     """The part of manifest.json that the page shows (docs/run-folder.md)."""
 
@@ -57,6 +66,7 @@ class Source(Struct, frozen=True, kw_only=True):
     wasted: Tokens
     usd_at_most: float | None = None
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    now: Now | None = None
     failures: tuple[Failed, ...] = ()
     """The first 20."""
 
