@@ -35,7 +35,8 @@ class Diversity(Struct, frozen=True, kw_only=True):
     vocabulary: int
     """Different words in all rows."""
     distinct_1: Estimate | None
-    """Different n-grams of all n-grams (Li et al. 2016); of 20,000 rows at most."""
+    """Different n-grams of all n-grams, as in Shaib et al. 2024; of 20,000 rows at most. Li et al.
+    2016, whose name it is, divide by words: then short rows lower distinct-2 and -3."""
     distinct_2: Estimate | None
     distinct_3: Estimate | None
     mtld: Estimate | None

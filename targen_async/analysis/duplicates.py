@@ -8,7 +8,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 from rensa import RMinHash
 
-from targen_async.analysis.estimate import Estimate, bootstrap_mean
+from targen_async.analysis.estimate import Estimate, bounded, half_sampling
 from targen_async.analysis.rows import Rows
 from targen_async.analysis.tokens import WORD
 
@@ -42,7 +42,8 @@ class Duplicates(Struct, frozen=True, kw_only=True):
     surplus: int
     """Rows to take out so that each cluster has one left."""
     share: Estimate
-    """`surplus` of all rows."""
+    """`surplus` of all rows; its interval is that of half samples, in which a cluster has what is
+    left of it."""
     clusters: int
     listed: tuple[tuple[str, ...], ...]
     """Keys of the 100 largest clusters, the largest first."""
@@ -63,11 +64,18 @@ def measure_duplicates(rows: Rows, *, seed: int = 0) -> tuple[Duplicates, NDArra
     record = Duplicates(
         rows=int(in_cluster.sum()),
         surplus=surplus,
-        share=bootstrap_mean(in_cluster & (found != np.arange(len(rows))), seed),
+        share=bounded(
+            half_sampling(lambda places: _surplus(found[places]), len(rows), seed), 0.0, 1.0
+        ),
         clusters=len(firsts),
         listed=listed,
     )
     return record, np.where(in_cluster, found, -1)
+
+
+def _surplus(found: NDArray[np.int64]) -> float:
+    """Share of rows to take out, of rows by their clusters."""
+    return 1 - len(np.unique(found)) / len(found)
 
 
 def clusters(rows: Rows) -> NDArray[np.int64]:

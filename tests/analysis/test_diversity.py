@@ -19,6 +19,7 @@ from targen_async.analysis.diversity import (
 )
 from targen_async.analysis.duplicates import clusters, measure_duplicates
 from targen_async.analysis.embedding import similarities, tfidf
+from targen_async.analysis.estimate import T_95
 from targen_async.analysis.rows import Row, Rows
 from targen_async.analysis.selfbleu import self_bleu
 from targen_async.analysis.tokens import tokenise
@@ -222,6 +223,19 @@ def test_exact_copies_are_found_among_many_rows_that_are_nearly_alike() -> None:
     found, cluster = measure_duplicates(Rows([*asked, *copies]))
     assert cluster[60:].tolist() == list(range(20, 40))
     assert found.surplus == 20
+
+
+def test_the_share_of_copies_is_as_sure_as_copies_spread() -> None:
+    """Rows drawn from a pool of texts, some of them again: disjoint parts against intervals."""
+    pool, rng = prose(1200, 40), np.random.default_rng(0)
+    values, errors = [], []
+    for seed in range(24):
+        share = measure_duplicates(rows_of(pool[n] for n in rng.integers(0, 1200, 120)), seed=seed)
+        value, low, high = (getattr(share[0].share, name) for name in ("value", "low", "high"))
+        values.append(value)
+        errors.append((high - value) / T_95)
+        assert 0 <= low <= value <= high
+    assert np.mean(errors) / np.std(values, ddof=1) == pytest.approx(1, abs=0.35)
 
 
 def test_a_text_of_several_seeds_is_compared_with_the_rows_of_each() -> None:
