@@ -97,7 +97,7 @@ def classifier(folder: Path, **training: float):
 
 def test_a_fine_tuned_encoder_finds_flipped_labels(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    rows, flipped = learnable(200, flipped=0.1)
+    rows, flipped = learnable(300, flipped=0.1)
     trainer = classifier(tiny_encoder(tmp_path, rows), epochs=6, learning_rate=5e-3)
     fit = crossfit_trained(rows, trainer)
     found = measure_difficulty(rows, fit)
