@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from hashlib import file_digest
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -40,6 +41,15 @@ class Progress(Struct, frozen=True, kw_only=True):
     """Of a step, over all ranks: the order of the data depends on it."""
     data: str = ""
     """Digest of what is trained on."""
+
+    def figures(self, last_loss: float) -> dict[str, Any]:
+        """What a model card says of the weights that are handed out."""
+        if self.best is None:
+            told: dict[str, Any] = {"last loss": f"{last_loss:.4f}"}
+        else:
+            best = f"of step {self.best_step}, the best of the evaluations"
+            told = {"weights": best, "loss of that step": f"{self.best_loss:.4f}"}
+        return {"steps": self.step, **told, "ranks": self.ranks}
 
 
 class Seal(Struct, frozen=True):

@@ -359,11 +359,8 @@ def _finish(work: Work, engine: Engine, progress: Progress, curve: Curve, say: S
         else:
             _save(work, weights, folder)
         if work.validation:
-            written = open_model(str(folder), work.model.family)
-            written.network.to(engine.device)
-            reports = _reports(work, written, engine.device)
-        figures = _figures(progress, curve.loss, engine.ranks)
-        write_card(folder, work.config, work.prepared, reports, figures)
+            reports = _measure_written(work, folder, engine.device, say)
+        write_card(folder, work.config, work.prepared, reports, progress.figures(curve.loss))
         _draw(work.out, say)
         for task, report in reports.items():
             say(f"{task}: {told(report)}")
@@ -372,16 +369,20 @@ def _finish(work: Work, engine: Engine, progress: Progress, curve: Curve, say: S
     return Trained(folder=folder, steps=progress.step, loss=curve.loss, reports=reports)
 
 
-def _figures(progress: Progress, loss: float, ranks: int) -> dict[str, Any]:
-    """What the card says of the weights."""
-    if progress.best is None:
-        return {"steps": progress.step, "last loss": f"{loss:.4f}", "ranks": ranks}
-    return {
-        "steps": progress.step,
-        "weights": f"of step {progress.best_step}, the best of the evaluations",
-        "loss of that step": f"{progress.best_loss:.4f}",
-        "ranks": ranks,
-    }
+def _measure_written(work: Work, folder: Path, device: torch.device, say: Say) -> dict[str, Report]:
+    """Beside the engine, whose optimiser still fills the device: nothing where it does not fit."""
+    try:
+        written = open_model(str(folder), work.model.family)
+        if work.config.training.deepspeed is None:
+            work.model.network.to("cpu")  # It is not trained any more.
+        written.network.to(device)
+        return _reports(work, written, device)
+    except torch.OutOfMemoryError:
+        say(
+            f"the model is not measured, as it does not fit into the memory of {device} a second "
+            f"time: `targen evaluate {folder}` measures it"
+        )
+        return {}
 
 
 def _draw(out: Path, say: Say) -> None:

@@ -88,6 +88,9 @@ def join_ranks(training: Training) -> Iterator[Ranks]:
     try:
         connect(store, device)
         yield Ranks(rank=rank, count=count, device=device, lifeline=lifeline)
+    except KeyboardInterrupt:
+        lifeline.close("it was stopped before a step was done")
+        raise
     except TargenError as error:
         if isinstance(error, RunStopped) and isinstance(error.__cause__, RuntimeError | OSError):
             lifeline.outlive()  # What broke a writing may be another rank's death.

@@ -5,6 +5,7 @@ import json
 import re
 import resource
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -146,7 +147,7 @@ def test_one_sentence_on_rank_0_exit_code_2_and_no_model(
     config = write_config(tmp_path / "run.toml", raw)
     built: list[Any] = []
     monkeypatch.setattr(loop, "build_model", lambda *given: built.append(given))
-    monkeypatch.setattr(runner.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setattr(
         sys, "argv", ["train.py", "--config", str(config), "--out", str(tmp_path / "out")]
@@ -172,7 +173,7 @@ def test_a_full_disk_is_one_sentence_and_exit_code_1(
 ) -> None:
     """By a limit on the size of files, which the system calls a failed write."""
     config = write_config(tmp_path / "run.toml", settings("encoder", rows, steps=1))
-    monkeypatch.setattr(runner.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(
         sys, "argv", ["train.py", "--config", str(config), "--out", str(tmp_path / "out")]
     )
@@ -191,3 +192,34 @@ def test_a_full_disk_is_one_sentence_and_exit_code_1(
     told = capsys.readouterr().err
     assert re.search(sentence, told), told
     assert told.startswith("train.py: ") and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 1), (signal.SIGINT, 130)])
+def test_before_the_first_step_a_signal_is_heeded_at_once(
+    number: signal.Signals,
+    code: int,
+    rows: Path,
+    runner: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Reading rows and weights may take many minutes, and nothing is lost."""
+    config = write_config(tmp_path / "run.toml", settings("encoder", rows, steps=1))
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+
+    def build(*_: object) -> None:
+        signal.raise_signal(number)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(loop, "build_model", build)
+    monkeypatch.setattr(
+        sys, "argv", ["train.py", "--config", str(config), "--out", str(tmp_path / "out")]
+    )
+    try:
+        assert runner.main() == code
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    told = capsys.readouterr().err
+    assert told == "train.py: stopped before a step was done; the same command begins there\n"

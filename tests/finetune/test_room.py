@@ -160,6 +160,24 @@ def test_a_step_that_does_not_fit_into_memory_is_told(
         train(config(rows, steps=2), tmp_path, say=lambda _: None)
 
 
+def test_a_model_that_does_not_fit_a_second_time_is_handed_out_unmeasured(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The written model is measured where the optimiser still lies."""
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    raw = settings("encoder", rows, steps=1)
+    raw["data"]["held_out"] = 0.2
+    said: list[str] = []
+    monkeypatch.setattr(loop, "open_model", full)
+    trained = train(msgspec.convert(raw, TrainConfig), tmp_path, say=said.append)
+    assert trained.reports == {} and (trained.folder / "README.md").is_file()
+    [told] = [line for line in said if "not measured" in line]
+    assert f"`targen evaluate {trained.folder}` measures it" in told
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_a_model_takes_is_known_before_it_is_built(
     family: str, rows: Path, tmp_path: Path
