@@ -31,6 +31,7 @@ from tests.finetune.launches import (
     wait_for_steps,
     with_stage,
 )
+from tests.finetune.made import write_lines
 from tests.finetune.training import FAMILIES, ROOT, curve, environment, settings, write_config
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
@@ -217,3 +218,19 @@ def test_a_rank_that_never_starts_is_named(runs: Runs, monkeypatch: pytest.Monke
     last = told.strip().splitlines()[-1]
     assert last.startswith("train.py: the 2 ranks did not find each other: ")
     assert ranks[0].returncode == 1
+
+
+def test_bad_input_on_two_ranks_is_one_sentence_of_the_first(runs: Runs) -> None:
+    """A file that every rank reads for itself, and room, which the first one looks for."""
+    row = {"premise": "A.", "hypothesis": "B.", "label": "maybe", "idx": 0}
+    source = write_lines(runs.folder / "odd" / "CB" / "train.jsonl", row).parents[1]
+    mislabelled = runs.job("mislabelled", "encoder", 2)
+    config = mislabelled.config.read_text("utf-8").replace(str(runs.rows), str(source))
+    mislabelled.config.write_text(config, "utf-8")
+    roomless = runs.job("roomless", "encoder", 2, keep=10_000_000)
+    for job, code, sentence in ((mislabelled, 2, ":1: "), (roomless, 1, "make room")):
+        ranks = start([RUNNER, "--config", str(job.config), "--out", str(job.out)], 2)
+        first, other = (rank.communicate(timeout=120)[0] for rank in ranks)
+        assert [rank.returncode for rank in ranks] == [code, code], first + other
+        assert [sentence in line for line in first.splitlines() if "train.py: " in line] == [True]
+        assert "train.py: " not in other and "Traceback" not in first + other
