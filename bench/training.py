@@ -1,18 +1,22 @@
 """What our training loop costs beside a bare PyTorch loop, and what batches of like length bring.
 
-Tiny models from random weights on one thread of a CPU, in rounds by turns; ratios within a round,
-of CPU seconds, because machines are shared. Tokens are real ones, without padding.
+The tiny twins of runners/configs from random weights on one thread of a CPU, on rows of a mix of
+lengths, in rounds by turns; ratios within a round, of CPU seconds, because machines are shared.
+Tokens are real ones, without padding.
 
-- ours / bare: the same model, batches, loss and optimiser; the bare loop's tensors are made before
-  its clock starts, so that all of our batching, bookkeeping and writing counts as overhead. Both
-  begin with the same weights and end with the same loss, or the figure is refused.
+- ours / bare: the same model, batches, loss and optimiser, as the twin's configuration has them;
+  the bare loop's tensors are made before its clock starts, so that all of our batching, bookkeeping
+  and writing counts as overhead. Both begin with the same weights and end with the same loss, or
+  the figure is refused.
 - ours / padded: tokens a second beside a bare loop of random batches padded to the longest length,
-  of as many padded tokens.
+  of as many padded tokens. The twins' models, reading 256 tokens, 4,096 padded tokens a batch.
+- MFU: FLOPs of the real tokens (finetune/shapes.py) a CPU second, over those of the fastest of
+  many float32 products of square matrices, measured in the same round.
 
     python bench/training.py [--superglue DIR] [--rounds 7] [--steps 30] [--json FILE]
 
 `--superglue`: official files, of which CB, RTE and BoolQ are taken as a real mix of lengths;
-without it lengths are log-normal. There is no MFU: the peak of a CPU is not known.
+without it lengths are log-normal.
 """
 
 import argparse
@@ -23,12 +27,11 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import torch
 import transformers
 from msgspec.structs import replace
@@ -37,7 +40,7 @@ from torch.nn import functional
 from targen_async.finetune.answering import tokens_for
 from targen_async.finetune.batches import epoch_steps, padding_efficiency, run_steps
 from targen_async.finetune.checkpoints import seed_rank
-from targen_async.finetune.config import TrainConfig
+from targen_async.finetune.config import DataChoice, Source, TrainConfig, load_train_config
 from targen_async.finetune.feeds import (
     Feed,
     Sample,
@@ -50,11 +53,13 @@ from targen_async.finetune.feeds import (
 )
 from targen_async.finetune.logits import logit_names
 from targen_async.finetune.loop import train
+from targen_async.finetune.meter import known_shape, sample_flops
 from targen_async.finetune.models import Model, build_model, choose_tokenizer
 from targen_async.finetune.optim import build_optimizer, learning_rate
 from targen_async.finetune.prepare import prepare
 
-FAMILIES = ("encoder", "encoder-decoder", "decoder")
+CONFIGS = Path(__file__).resolve().parents[1] / "runners" / "configs"
+TWINS = {"encoder": "encoder-tiny", "encoder-decoder": "t5-tiny", "decoder": "decoder-tiny"}
 REAL = ("cb", "rte", "boolq")
 SOURCE, TARGET, TOKENS = 256, 16, 4096
 CPU = torch.device("cpu")
@@ -98,21 +103,35 @@ def made_rows(folder: Path, rows: int, seed: int = 0) -> Path:
     return folder.parent
 
 
-def config_of(family: str, source: Path, tasks: Sequence[str], steps: int) -> TrainConfig:
-    return msgspec.convert(
-        {
-            "model": {
-                "family": family,
-                "vocabulary": 2000,
-                "max_source": SOURCE,
-                "max_target": TARGET,
-                "dropout": 0.0,
-            },
-            "data": {"train": [{"task": t, "source": str(source)} for t in tasks]},
-            "training": {"tokens": TOKENS, "steps": steps, "save_every": 10**6},
-        },
-        TrainConfig,
+def twin_of(family: str, source: Path, tasks: Sequence[str], steps: int) -> TrainConfig:
+    """The tiny configuration of a family on these rows, which it neither holds out nor saves."""
+    config = load_train_config(CONFIGS / f"{TWINS[family]}.toml")
+    bounds = {"steps": steps, "save_every": 10**6, "evaluate_every": None, "patience": None}
+    return replace(
+        config,
+        data=DataChoice(train=tuple(Source(task=task, source=str(source)) for task in tasks)),
+        training=replace(config.training, **bounds),
     )
+
+
+def longer(config: TrainConfig) -> TrainConfig:
+    """The same, reading more, with batches by tokens."""
+    return replace(
+        config,
+        model=replace(config.model, max_source=SOURCE, max_target=TARGET),
+        training=replace(config.training, examples=None, tokens=TOKENS),
+    )
+
+
+def fastest_product(size: int = 1024, times: int = 12) -> float:
+    """FLOP a CPU second of the fastest of some products of square float32 matrices."""
+    a, b = torch.rand(2, size, size).unbind()
+    product, best = torch.empty(size, size), float("inf")
+    for _ in range(times):
+        began = time.process_time()
+        torch.mm(a, b, out=product)
+        best = min(best, time.process_time() - began)
+    return 2 * size**3 / best
 
 
 def ours(config: TrainConfig, out: Path) -> Cost:
@@ -147,7 +166,14 @@ def bare_of(config: TrainConfig, tokenizer: Path) -> Bare:
 
 def grouped(bare: Bare) -> tuple[list[list[Sample]], float]:
     """The batches of our loop, and their share of real tokens."""
-    plan = plan_samples(bare.samples, bare.model.family, tokens=TOKENS)
+    training = bare.config.training
+    plan = plan_samples(
+        bare.samples,
+        bare.model.family,
+        tokens=training.tokens,
+        examples=training.examples,
+        random_seed=training.random_seed,
+    )
     first = epoch_steps(plan, 0)
     steps = list(islice(run_steps(plan, len(first)), bare.steps))
     share = padding_efficiency(plan, first)
@@ -210,45 +236,62 @@ def measure(
     family: str, source: Path, tasks: Sequence[str], steps: int, rounds: int
 ) -> dict[str, Any]:
     """Ratios of a family, each with its median and its least and most."""
-    config = config_of(family, source, tasks, steps)
-    overhead, wall, gain, speeds = [], [], [], []
-    with tempfile.TemporaryDirectory() as folder:
-        first = ours(config, Path(folder) / "warm")
-        bare = bare_of(config, Path(folder) / "warm" / "tokenizer")
-        batches, share = grouped(bare)
-        random_batches = padded(bare)
+    twin = twin_of(family, source, tasks, steps)
+    wide = longer(twin)
+    figures: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        first = ours(twin, folder / "warm")
+        ours(wide, folder / "warm-wide")
+        bare = bare_of(twin, folder / "warm" / "tokenizer")
+        bare_wide = bare_of(wide, folder / "warm-wide" / "tokenizer")
+        (batches, _), (_, share) = grouped(bare), grouped(bare_wide)
+        random_batches = padded(bare_wide)
+        shape = known_shape(bare.model.network)
+        assert shape
+        work = sum(sample_flops(shape, one) for batch in batches[1:] for one in batch)
+        turns: dict[str, Callable[[Path], Cost]] = {
+            "ours": lambda out: ours(twin, out),
+            "bare": lambda _: run_bare(bare, batches, False),
+            "wide": lambda out: ours(wide, out),
+            "padded": lambda _: run_bare(bare_wide, random_batches, True),
+        }
         for number in range(rounds):
-            turns = ["ours", "bare", "padded"]
-            random.Random(number).shuffle(turns)
-            found = {}
-            for turn in turns:
-                if turn == "ours":
-                    found[turn] = ours(config, Path(folder) / str(number))
-                else:
-                    mine = batches if turn == "bare" else random_batches
-                    found[turn] = run_bare(bare, mine, turn == "padded")
-            own, plain, wide = found["ours"], found["bare"], found["padded"]
+            order = random.Random(number).sample(sorted(turns), len(turns))
+            peak = fastest_product()
+            found = {turn: turns[turn](folder / f"{turn}-{number}") for turn in order}
+            own, plain = found["ours"], found["bare"]
             if own.tokens != plain.tokens or abs(own.loss - plain.loss) > 1e-3:
                 raise SystemExit(f"{family}: the two loops did not do the same: {own} and {plain}")
-            overhead.append(own.cpu_s / plain.cpu_s - 1)
-            wall.append(own.wall_s / plain.wall_s - 1)
-            gain.append((own.tokens / own.cpu_s) / (wide.tokens / wide.cpu_s))
-            speeds.append(own.tokens / own.cpu_s)
+            for key, value in ratios(found, work, max(peak, fastest_product())).items():
+                figures.setdefault(key, []).append(value)
             print(
-                f"{family:16} round {number + 1}: overhead {overhead[-1]:+.1%} of CPU, "
-                f"{gain[-1]:.2f} times padded",
+                f"{family:16} round {number + 1}: overhead {figures['overhead_cpu'][-1]:+.1%} of "
+                f"CPU, MFU {figures['mfu'][-1]:.1%}, "
+                f"{figures['ours_over_padded'][-1]:.2f} times padded",
                 flush=True,
             )
     return {
+        "config": f"{TWINS[family]}.toml",
         "parameters": sum(v.numel() for v in bare.model.network.parameters()),
         "real_tokens_share": round(share, 3),
         "steps": steps,
         "loss": round(first.loss, 4),
-        "tokens_per_cpu_s": told(speeds),
-        "overhead_cpu": told(overhead),
-        "overhead_wall": told(wall),
-        "ours_over_padded": told(gain),
-        "mfu": None,
+        **{key: told(values) for key, values in figures.items()},
+    }
+
+
+def ratios(found: Mapping[str, Cost], work: float, peak: float) -> dict[str, float]:
+    """Of one round. `work`: FLOPs of what our loop and the bare one did; `peak`: a CPU second's."""
+    own, plain, wide, padded = (found[turn] for turn in ("ours", "bare", "wide", "padded"))
+    return {
+        "tokens_per_cpu_s": own.tokens / own.cpu_s,
+        "peak_flops_per_cpu_s": peak,
+        "mfu": work / own.cpu_s / peak,
+        "mfu_bare": work / plain.cpu_s / peak,
+        "overhead_cpu": own.cpu_s / plain.cpu_s - 1,
+        "overhead_wall": own.wall_s / plain.wall_s - 1,
+        "ours_over_padded": (wide.tokens / wide.cpu_s) / (padded.tokens / padded.cpu_s),
     }
 
 
@@ -262,7 +305,7 @@ def main() -> int:
     parser.add_argument("--superglue", type=Path, metavar="DIR", help="official files")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
+    parser.add_argument("--families", nargs="+", choices=list(TWINS), default=list(TWINS))
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -277,11 +320,11 @@ def main() -> int:
         }
     print(f"\nlengths {mix}; median (least to most) of {options.rounds} rounds")
     for family, one in found.items():
-        cost, gain = one["overhead_cpu"], one["ours_over_padded"]
+        cost, mfu, gain = one["overhead_cpu"], one["mfu"], one["ours_over_padded"]
         print(
             f"{family:16} overhead {cost['median']:+.1%} ({cost['least']:+.1%} to "
-            f"{cost['most']:+.1%}), {gain['median']:.2f} times padded ({gain['least']:.2f} to "
-            f"{gain['most']:.2f})"
+            f"{cost['most']:+.1%}), MFU {mfu['median']:.1%}, {gain['median']:.2f} times padded "
+            f"({gain['least']:.2f} to {gain['most']:.2f})"
         )
     if options.json:
         about = {

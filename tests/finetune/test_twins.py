@@ -65,3 +65,5 @@ def test_a_bench_of_training_runs(script: str, flags: str, tmp_path: Path) -> No
     found = json.loads(out.read_bytes())
     measured = found.get("measured") or [found["families"]["encoder"]]
     assert measured and "fault" not in measured[0]
+    if script == "training.py":
+        assert 0 < measured[0]["mfu"]["median"] < 1 and measured[0]["config"] == "encoder-tiny.toml"
