@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -234,3 +235,19 @@ def test_bad_input_on_two_ranks_is_one_sentence_of_the_first(runs: Runs) -> None
         assert [rank.returncode for rank in ranks] == [code, code], first + other
         assert [sentence in line for line in first.splitlines() if "train.py: " in line] == [True]
         assert "train.py: " not in other and "Traceback" not in first + other
+
+
+def test_before_a_step_is_done_sigterm_ends_both_ranks_at_once(runs: Runs) -> None:
+    """One of them may wait for the other in a collective, where it hears no signal."""
+    job = runs.job("run", "encoder", 2, steps=100_000)
+    ranks = start([RUNNER, "--config", str(job.config), "--out", str(job.out)], 2)
+    deadline = time.monotonic() + 120
+    while not (job.out / "config.json").is_file():
+        assert time.monotonic() < deadline and ranks[0].poll() is None
+        time.sleep(0.005)
+    for rank in ranks:
+        rank.send_signal(signal.SIGTERM)
+    told = "".join(rank.communicate(timeout=60)[0] for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [1, 1], told
+    assert "stopped before a step was done" in told and "Traceback" not in told
+    assert not (job.out / "checkpoints").exists()
