@@ -57,6 +57,21 @@ def test_a_label_that_nothing_tells_has_none() -> None:
     assert abs(found.v_information.value) < 0.03
 
 
+def test_many_words_that_tell_a_little_each_are_learnt() -> None:
+    """No slope of the loss is steep at the start, and the model is not to stay there."""
+    rng = np.random.default_rng(0)
+    labels = ["no", "yes"] * 3000
+    common = rng.integers(0, 50, (6000, 18))
+    telling = rng.integers(0, 600, (6000, 2))
+    texts = [
+        " ".join([*(f"w{word}" for word in line), *(f"{label}{word}" for word in words)])
+        for line, words, label in zip(common, telling, labels, strict=True)
+    ]
+    found = measure_difficulty(rows := rows_of(texts, labels), fitted(rows))
+    assert isinstance(found, Difficulty)
+    assert found.accuracy.value > 0.8
+
+
 def test_flipped_labels_have_the_lowest_pvi() -> None:
     rows, flipped = learnable(1500, flipped=0.1)
     values = pvi_of(fitted(rows))
