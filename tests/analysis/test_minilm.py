@@ -51,6 +51,7 @@ def reviews(count: int, flipped: float, seed: int = 0) -> tuple[Rows, np.ndarray
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_a_real_encoder_finds_flipped_labels(minilm: str) -> None:
     classifier = pytest.importorskip("targen_async.finetune.classifier")
     rows, wrong = reviews(300, 0.1)
