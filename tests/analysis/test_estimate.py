@@ -89,6 +89,16 @@ def test_a_share_has_the_interval_of_the_bootstrap_over_its_rows() -> None:
     assert bootstrap_share(1, 1, 0).low is None
 
 
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.34, 0.33, 0.33), (0.6, 0.4)])
+def test_the_share_of_the_most_frequent_class_is_covered(shares: tuple[float, ...]) -> None:
+    """Also where classes are even. The largest share of each multinomial resample would not do: of
+    three even classes its interval never has the true share."""
+    drawn = np.random.default_rng(8).multinomial(250, shares, 400)
+    found = [bootstrap_share(int(counts.max()), 250, n) for n, counts in enumerate(drawn)]
+    covered = [one.low <= max(shares) <= one.high for one in found if one.low and one.high]
+    assert len(covered) == 400 and 0.88 < np.mean(covered) < 0.985
+
+
 def test_an_interval_does_not_leave_what_a_measure_can_be() -> None:
     wide = Estimate(value=0.1, low=-0.3, high=1.2, rows=9)
     assert bounded(wide, 0, 1) == Estimate(value=0.1, low=0, high=1, rows=9)

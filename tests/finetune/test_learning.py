@@ -14,14 +14,11 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 from tests.finetune.grammars import grammar_run, shuffled_labels
 from tests.finetune.learning import RECIPES, TASKS, learn
 
-UNLEARNT = pytest.mark.xfail(reason="a tiny T5 has .67 to .86 on BoolQ after ten minutes of a core")
-
 
 def marks(family: str, task: str) -> list[pytest.MarkDecorator]:
     if (family, task) == ("encoder", "cb"):
         return []
-    own = [pytest.mark.long, pytest.mark.timeout(3600)]
-    return [*own, UNLEARNT] if (family, task) == ("encoder-decoder", "boolq") else own
+    return [pytest.mark.long, pytest.mark.timeout(3600)]
 
 
 @pytest.mark.slow
