@@ -81,6 +81,8 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     accumulation: Count = 1
     """Batches of one rank in a step."""
     learning_rate: Positive = 3e-4
+    """Of Adafactor it is times the root mean square of each weight: T5 was trained at 1e-2 and
+    fine-tuned at 1e-3 (Raffel et al. 2020, section 3.1)."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup: Share = 0.06
     """Share of the steps in which the rate rises from 0."""
@@ -205,6 +207,11 @@ def check_train_config(config: TrainConfig) -> None:
         raise UserError(
             '`[lora]` leaves the weights as they are, and those of `model.init = "config"` are '
             "random: name a trained model there, or drop `[lora]`"
+        )
+    if config.lora and training.optimizer == "adafactor":
+        raise UserError(
+            "Adafactor takes steps in proportion to each weight, and half of the adapters of "
+            "`[lora]` begin at zero: use `adamw`"
         )
     if training.patience and not training.evaluate_every:
         raise UserError("`training.patience` counts evaluations: give `training.evaluate_every`")

@@ -44,7 +44,6 @@ def _t5(
     inner: int,
     ff: int,
     gated: bool = False,
-    factor: float = 1.0,
     **more: Any,  # noqa: ANN401
 ) -> Size:
     settings = {
@@ -55,7 +54,6 @@ def _t5(
         "d_kv": inner,
         "d_ff": ff,
         "feed_forward_proj": "gated-gelu" if gated else "relu",
-        "initializer_factor": factor,
     }
     return Size(kind="t5", settings=settings, vocabulary=32128 if "hub" in more else 0, **more)
 
@@ -106,8 +104,6 @@ SIZES: Mapping[Family, Mapping[str, Size]] = {
     "encoder-decoder": {
         "tiny": _t5(128, 2, 4, 32, 256),
         "tiny-gated": _t5(128, 2, 4, 32, 256, gated=True),
-        # T5's embeddings begin at a spread of 1, which a few thousand steps of AdamW hardly move.
-        "tiny-low-init": _t5(128, 2, 4, 32, 256, factor=0.1),
         "t5-base": _t5(768, 12, 12, 64, 3072, hub="google-t5/t5-base"),
         "t5-large": _t5(1024, 24, 16, 64, 4096, hub="google-t5/t5-large"),
         "t5-3b": _t5(1024, 24, 32, 128, 16384, hub="google-t5/t5-3b"),

@@ -132,6 +132,12 @@ def test_what_adapters_cannot_do_is_told(rows: Path, tmp_path: Path) -> None:
     raw["model"]["init"] = "config"
     with pytest.raises(UserError, match=r"`\[lora\]` leaves the weights as they are, and those of"):
         load_train_config(write_config(tmp_path / "run.toml", raw))
+    raw = adapted("encoder", rows, tmp_path)
+    raw["training"]["optimizer"] = "adafactor"
+    with pytest.raises(
+        UserError, match=r"half of the adapters of `\[lora\]` begin at zero: use `a"
+    ):
+        load_train_config(write_config(tmp_path / "run.toml", raw))
     begun = train(
         msgspec.convert(settings("encoder", rows, steps=1), TrainConfig),
         tmp_path / "begun",

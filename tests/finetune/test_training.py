@@ -25,7 +25,7 @@ from targen_async.finetune.instructions import Instruction, instruction_digest  
 from targen_async.finetune.logits import logit_names  # noqa: E402
 from targen_async.finetune.loop import train  # noqa: E402
 from targen_async.finetune.models import open_model  # noqa: E402
-from targen_async.finetune.optim import learning_rate  # noqa: E402
+from targen_async.finetune.optim import build_optimizer, learning_rate  # noqa: E402
 from tests.finetune.grammars import grammar_run  # noqa: E402
 from tests.finetune.training import FAMILIES, begun_from, curve, settings, write_config  # noqa: E402
 
@@ -383,6 +383,33 @@ def test_a_head_for_other_labels_is_begun_anew_on_the_same_body(rows: Path, tmp_
     assert body and all(torch.allclose(before[n], after[n], atol=1e-6) for n in body)
 
 
+def test_a_step_of_adafactor_is_in_proportion_to_the_weight(rows: Path) -> None:
+    """Embeddings of a T5 begin 20 times as large as other weights, and move 20 times as far."""
+    training = config("encoder-decoder", rows, optimizer="adafactor").training
+    layer = torch.nn.Sequential(torch.nn.Linear(30, 40), torch.nn.Linear(40, 30))
+    large, small = layer[0].weight, layer[1].weight
+    torch.nn.init.normal_(large, std=1.0)
+    torch.nn.init.normal_(small, std=0.05)
+    before = [weight.detach().clone() for weight in (large, small)]
+    layer(torch.randn(64, 30)).square().mean().backward()
+    build_optimizer(layer, training).step()
+    for old, new in zip(before, (large, small), strict=True):
+        share = float((new.detach() - old).norm() / old.norm())
+        assert 0.5 < share / training.learning_rate < 1.001
+
+
+def test_a_run_with_adafactor_goes_on_bit_for_bit(rows: Path, tmp_path: Path) -> None:
+    calls = iter(range(100))
+    made = config("encoder-decoder", rows, steps=6, optimizer="adafactor")
+    whole = train(made, tmp_path / "whole", say=lambda _: None).folder
+    with pytest.raises(RunStopped, match="stopped at step 4 of 6"):
+        train(made, tmp_path / "cut", say=lambda _: None, stopped=lambda: next(calls) == 3)
+    again = train(made, tmp_path / "cut", say=lambda _: None).folder
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+    name = "model.safetensors"
+    assert (again / name).read_bytes() == (whole / name).read_bytes()
+
+
 def test_gradient_checkpointing_changes_no_figure(rows: Path, tmp_path: Path) -> None:
     for name, more in (("plain", {}), ("saving", {"gradient_checkpointing": True})):
         train(config("decoder", rows, steps=2, **more), tmp_path / name, say=lambda _: None)
@@ -393,6 +420,7 @@ def test_gradient_checkpointing_changes_no_figure(rows: Path, tmp_path: Path) ->
 def test_adafactor_bfloat16_and_batches_by_tokens_learn(rows: Path, tmp_path: Path) -> None:
     raw = settings("encoder-decoder", rows, steps=12, optimizer="adafactor", precision="bfloat16")
     raw["training"] |= {"tokens": 1024, "examples": None, "schedule": "cosine"}
+    raw["training"]["learning_rate"] = 1e-2
     train(msgspec.convert(raw, TrainConfig), tmp_path, say=lambda _: None)
     losses = [line["loss"] for line in curve(tmp_path)]
     assert losses[-1] < 0.5 * losses[0]
