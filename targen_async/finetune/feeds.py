@@ -5,13 +5,14 @@ steps: whoever calls divides by that, and no split of a step into batches change
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from msgspec import Struct
 from torch import Tensor
 from torch.nn import functional
 
+from targen_async.errors import RunStopped
 from targen_async.finetune.batches import BatchPlan, plan_batches
 from targen_async.finetune.forms import Family
 from targen_async.finetune.models import Model
@@ -23,6 +24,7 @@ _IGNORED = -100
 _MULTIPLE = 8
 _TOKENS_AT_ONCE = 8192
 """Padded tokens of a batch that is only read."""
+_Found = TypeVar("_Found")
 
 
 class Sample(Struct, frozen=True, array_like=True):
@@ -168,10 +170,28 @@ def score_items(model: Model, items: Sequence[Item], device: torch.device) -> li
     with torch.inference_mode():
         for numbers in batches_by_length(items):
             some = [items[number] for number in numbers]
-            for number, scores in zip(numbers, score(model, some, device), strict=True):
+            scored = in_memory(lambda part: score(model, part, device), some)
+            for number, scores in zip(numbers, scored, strict=True):
                 found[number] = scores
     network.train(was_training)
     return found
+
+
+def in_memory(
+    read: Callable[[Sequence[Item]], list[_Found]], items: Sequence[Item]
+) -> list[_Found]:
+    """What `read` finds for each item, in halves where a batch does not fit: within a run little
+    memory is left. Raises RunStopped where one item does not."""
+    try:
+        return read(items)
+    except torch.OutOfMemoryError as error:
+        if len(items) == 1:
+            raise RunStopped(
+                f"one example of {max(map(len, items[0].sources))} tokens does not fit into the "
+                "memory to be measured: shorten examples with `max_source`"
+            ) from error
+    half = len(items) // 2
+    return [*in_memory(read, items[:half]), *in_memory(read, items[half:])]
 
 
 def batches_by_length(items: Sequence[Item]) -> Iterator[list[int]]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from targen_async.finetune.config import ModelChoice
-from targen_async.finetune.feeds import batches_by_length, padded_inputs
+from targen_async.finetune.feeds import batches_by_length, in_memory, padded_inputs
 from targen_async.finetune.forms import read_answer
 from targen_async.finetune.instructions import Instruction
 from targen_async.finetune.models import Model
@@ -30,24 +30,28 @@ def write_freely(
 def generate_texts(model: Model, items: Sequence[Item], device: torch.device) -> list[str]:
     """Greedy, to the end token or as many tokens as the longest option of a batch has with it: what
     is longer is none of them."""
-    network, tokenizer = model.network.eval(), model.tokenizer
-    decoder = model.family == "decoder"
+    model.network.eval()
     texts = [""] * len(items)
     with torch.inference_mode():
         for numbers in batches_by_length(items):
             some = [items[number] for number in numbers]
-            sources = [item.sources[0] for item in some]
-            inputs = padded_inputs(sources, model, device, left=decoder)
-            made = network.generate(
-                **inputs,
-                do_sample=False,
-                num_beams=1,
-                max_new_tokens=max(len(choice) for item in some for choice in item.choices),
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-            written = made[:, inputs["input_ids"].shape[1] :] if decoder else made
-            said = tokenizer.batch_decode(written, skip_special_tokens=True)
-            for number, text in zip(numbers, said, strict=True):
+            written = in_memory(lambda part: _write(model, part, device), some)
+            for number, text in zip(numbers, written, strict=True):
                 texts[number] = text
     return texts
+
+
+def _write(model: Model, items: Sequence[Item], device: torch.device) -> list[str]:
+    tokenizer, decoder = model.tokenizer, model.family == "decoder"
+    inputs = padded_inputs([item.sources[0] for item in items], model, device, left=decoder)
+    made = model.network.generate(
+        **inputs,
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max(len(choice) for item in items for choice in item.choices),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    written = made[:, inputs["input_ids"].shape[1] :] if decoder else made
+    said: list[str] = tokenizer.batch_decode(written, skip_special_tokens=True)
+    return said

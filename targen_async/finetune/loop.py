@@ -377,7 +377,7 @@ def _measure_written(work: Work, folder: Path, device: torch.device, say: Say) -
             work.model.network.to("cpu")  # It is not trained any more.
         written.network.to(device)
         return _reports(work, written, device)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, RunStopped):
         say(
             f"the model is not measured, as it does not fit into the memory of {device} a second "
             f"time: `targen evaluate {folder}` measures it"

@@ -14,14 +14,17 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 
 from targen_async.errors import RunStopped  # noqa: E402
 from targen_async.finetune import loop  # noqa: E402
+from targen_async.finetune.answering import tokens_for  # noqa: E402
 from targen_async.finetune.checkpoints import (  # noqa: E402
     Progress,
     load_random_state,
     newest_checkpoint,
     save_checkpoint,
 )
-from targen_async.finetune.config import TrainConfig  # noqa: E402
+from targen_async.finetune.config import ModelChoice, TrainConfig  # noqa: E402
+from targen_async.finetune.data import load_examples  # noqa: E402
 from targen_async.finetune.engine import PlainEngine  # noqa: E402
+from targen_async.finetune.feeds import score_items  # noqa: E402
 from targen_async.finetune.loop import train  # noqa: E402
 from targen_async.finetune.models import (  # noqa: E402
     build_model,
@@ -245,3 +248,37 @@ def test_random_numbers_of_a_cpu_are_no_hindrance_on_a_gpu(tmp_path: Path) -> No
     assert load_random_state(tmp_path, engine)
     engine.device = torch.device("cuda")
     assert not load_random_state(tmp_path, engine)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_measured_is_read_in_halves_where_a_batch_does_not_fit(
+    family: str, rows: Path, tmp_path: Path
+) -> None:
+    trained = train(config(rows, family, steps=1), tmp_path, say=lambda _: None)
+    model = open_model(str(trained.folder), family)
+    examples = load_examples(str(rows), "cb", "train").examples[:13]
+    choice = ModelChoice(family=family, max_source=96)
+    items = tokens_for(model, choice, examples, {}).items
+    cpu, sizes = torch.device("cpu"), []
+    whole = score_items(model, items, cpu)
+
+    def fits(most: int) -> Any:
+        def look(_: object, __: object, inputs: dict[str, Any]) -> None:
+            rows = next(v for k, v in inputs.items() if k.endswith("input_ids")).shape[0]
+            if rows > most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+            sizes.append(rows)
+
+        return model.network.register_forward_pre_hook(look, with_kwargs=True)
+
+    hook = fits(6)
+    halved = score_items(model, items, cpu)
+    hook.remove()
+    assert max(sizes) <= 6 and len(sizes) > 2
+    assert [max(range(3), key=one.__getitem__) for one in halved] == [
+        max(range(3), key=one.__getitem__) for one in whole
+    ]
+    assert torch.allclose(torch.tensor(halved), torch.tensor(whole), atol=1e-5)
+    fits(0)
+    with pytest.raises(RunStopped, match=r"one example of \d+ tokens does not fit into the memory"):
+        score_items(model, items, cpu)
